@@ -1,0 +1,2 @@
+//! darter
+fn main() {}

@@ -1,0 +1,2 @@
+//! Cluster DNS: answers from Services and EndpointSlices, forwards the rest.
+//! It changes nothing in the cluster.

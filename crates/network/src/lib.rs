@@ -1,0 +1,3 @@
+//! Pod interfaces, addresses, Service rules and packet activity: plan a rule
+//! set, then apply it by netlink in one transaction. It answers no DNS query
+//! and proxies no byte.

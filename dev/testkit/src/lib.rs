@@ -1,0 +1,2 @@
+//! A cluster in process for tests: simulated clock, disk and network. Never
+//! linked into the product.
