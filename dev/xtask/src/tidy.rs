@@ -13,8 +13,8 @@ const MAX_LINES: usize = 800;
 /// Module names that say nothing about what is inside.
 const EMPTY_NAMES: &[&str] = &["common", "util", "utils", "helpers", "misc", "manager", "base"];
 
-/// What a TODO must start with.
-const TODO_KINDS: &[&str] = &["correctness", "security", "performance", "coverage", "cleanup"];
+/// What a note of open work must start with.
+const NOTE_KINDS: &[&str] = &["correctness", "security", "performance", "coverage", "cleanup"];
 
 /// Checks every rule and prints every finding.
 pub(crate) fn run() -> Result<(), Failure> {
@@ -100,7 +100,7 @@ fn source(file: &str, text: &str, tables: &tables::Tables, findings: &mut Vec<St
     }
     for (number, line) in text.lines().enumerate() {
         let number = number + 1;
-        if line.contains("allow(unsafe_code)") && !tables.unsafe_allowed(file) {
+        if line.contains(concat!("allow(", "unsafe_code)")) && !tables.unsafe_allowed(file) {
             findings.push(format!("{file}:{number}: unsafe is not allowed in this crate"));
         }
         if line.trim_start().starts_with("pub use ") && !tables.public_use(file, line) {
@@ -110,7 +110,7 @@ fn source(file: &str, text: &str, tables: &tables::Tables, findings: &mut Vec<St
             findings.push(format!("{file}:{number}: no ignored tests"));
         }
         if let Some(at) = line.find(concat!("TO", "DO")) {
-            todo(file, number, &line[at..], findings);
+            open_work(file, number, &line[at..], findings);
         }
     }
 }
@@ -121,15 +121,15 @@ fn is_test_file(file: &str) -> bool {
 
 /// A note of open work names its kind and the condition that removes it; the
 /// condition may follow on the next line, so only the kind is checked here.
-fn todo(file: &str, number: usize, note: &str, findings: &mut Vec<String>) {
+fn open_work(file: &str, number: usize, note: &str, findings: &mut Vec<String>) {
     let rest = &note[4..];
     let good = rest
         .strip_prefix('-')
         .and_then(|rest| rest.split_once(':'))
-        .is_some_and(|(kind, text)| TODO_KINDS.contains(&kind) && !text.trim().is_empty());
+        .is_some_and(|(kind, text)| NOTE_KINDS.contains(&kind) && !text.trim().is_empty());
     if !good {
         findings.push(format!(
-            "{file}:{number}: write the note as KIND: what, until CONDITION, with KIND one of {TODO_KINDS:?}"
+            "{file}:{number}: write the note as KIND: what, until CONDITION, with KIND one of {NOTE_KINDS:?}"
         ));
     }
 }
