@@ -40,7 +40,9 @@ pub(crate) enum PkiError {
         source: io::Error,
     },
     /// A file does not hold what its name says.
-    #[error("{path} is not a valid {what}; restore it from a backup, or remove the folder to make new keys (all clients then need new certificates)")]
+    #[error(
+        "{path} is not a valid {what}; restore it from a backup, or remove the folder to make new keys (all clients then need new certificates)"
+    )]
     Parse {
         /// The file.
         path: PathBuf,
@@ -73,9 +75,13 @@ pub(crate) struct Identity {
 impl Identity {
     /// The certificate for rustls.
     pub(crate) fn chain(&self) -> Result<Vec<CertificateDer<'static>>, PkiError> {
-        CertificateDer::pem_slice_iter(self.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(|source| {
-            PkiError::Parse { path: self.path.with_extension("crt"), what: "certificate", source: Box::new(source) }
-        })
+        CertificateDer::pem_slice_iter(self.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(
+            |source| PkiError::Parse {
+                path: self.path.with_extension("crt"),
+                what: "certificate",
+                source: Box::new(source),
+            },
+        )
     }
 
     /// The private key for rustls.
@@ -242,7 +248,9 @@ fn parameters(subject: &Subject<'_>) -> Result<CertificateParams, rcgen::Error> 
 fn valid_for(params: &mut CertificateParams, days: i64) {
     let now = jiff::Timestamp::now().as_second();
     let at = |second: i64| {
-        let date = jiff::Timestamp::from_second(second).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_zoned(jiff::tz::TimeZone::UTC);
+        let date = jiff::Timestamp::from_second(second)
+            .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+            .to_zoned(jiff::tz::TimeZone::UTC);
         let (month, day) = (date.month().unsigned_abs(), date.day().unsigned_abs());
         rcgen::date_time_ymd(i32::from(date.year()), month, day)
     };

@@ -4,6 +4,7 @@
 mod bench;
 mod check;
 mod ci;
+mod cluster;
 mod deny;
 mod rings;
 mod tidy;
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
         Command::Ci(arguments) => ci::ci(&arguments),
         Command::Tidy => tidy::run(),
         Command::Deny => deny::run(),
-        Command::Rings(arguments) => rings::run(&arguments),
+        Command::Rings(arguments) => rings::run_ring(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };
     match outcome {
