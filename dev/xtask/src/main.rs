@@ -6,6 +6,7 @@ mod check;
 mod ci;
 mod cluster;
 mod deny;
+mod r#gen;
 mod rings;
 mod tidy;
 
@@ -32,6 +33,8 @@ enum Command {
     Deny,
     /// Hold a running Darter against recordings of upstream Kubernetes.
     Rings(rings::Arguments),
+    /// Write the tables under crates/apiserver/generated.
+    Gen(r#gen::Arguments),
     /// Measure; prints each figure beside its goal from docs/promises.md.
     Bench(bench::Arguments),
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Deny => deny::run(),
         Command::Rings(arguments) => rings::run_ring(&arguments),
+        Command::Gen(arguments) => r#gen::run(&arguments).map_err(|what| check::Failure::Missing { what }),
         Command::Bench(arguments) => bench::run(&arguments),
     };
     match outcome {
