@@ -7,6 +7,8 @@
 
 pub mod error;
 pub mod gvk;
+pub mod quantity;
+pub mod selector;
 pub mod status;
 
 pub use k8s_openapi as types;
