@@ -4,8 +4,10 @@
 
 mod fields;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as LabelSelectorObject;
 use serde_json::Value;
 
 use crate::names;
@@ -15,26 +17,51 @@ pub use fields::{FieldOperator, FieldRequirement, FieldSelector};
 /// Requirements that a query or object may have.
 const REQUIREMENT_LIMIT: usize = 10_000;
 
-/// A conjunction of requirements on labels.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct LabelSelector {
+/// Labels of an object as k8s-openapi has them.
+pub type Labels = BTreeMap<String, String>;
+
+/// The same selector under the name of the object it is read from.
+pub type LabelSelector = Selector;
+
+/// Where labels are looked up: typed maps, or `metadata.labels` of a tree.
+pub trait LabelLookup {
+    /// The value of a label.
+    fn label(&self, key: &str) -> Option<&str>;
+}
+
+impl LabelLookup for Labels {
+    fn label(&self, key: &str) -> Option<&str> {
+        self.get(key).map(String::as_str)
+    }
+}
+
+impl LabelLookup for Value {
+    fn label(&self, key: &str) -> Option<&str> {
+        self.get(key).and_then(Value::as_str)
+    }
+}
+
+/// All requirements must hold. Without any it matches everything, unless it is
+/// [`Selector::nothing`].
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub struct Selector {
     requirements: Vec<Requirement>,
     nothing: bool,
 }
 
 /// One requirement on one label.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Requirement {
     /// The label.
     pub key: String,
     /// What it must be.
     pub operator: Operator,
-    /// Sorted, no value twice.
-    pub values: Vec<String>,
+    /// Empty for `Exists` and `DoesNotExist`.
+    pub values: BTreeSet<String>,
 }
 
 /// How a label is compared.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Operator {
     /// `=`
     Equals,
@@ -67,7 +94,7 @@ fn failure<T>(message: impl Into<String>) -> Result<T, SelectorError> {
     Err(SelectorError { message: message.into() })
 }
 
-impl LabelSelector {
+impl Selector {
     /// Matches every object.
     pub fn everything() -> Self {
         Self::default()
@@ -98,13 +125,7 @@ impl LabelSelector {
         }
         for expression in selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
             let text = |key: &str| expression.get(key).and_then(Value::as_str).unwrap_or_default();
-            let operator = match text("operator") {
-                "In" => Operator::In,
-                "NotIn" => Operator::NotIn,
-                "Exists" => Operator::Exists,
-                "DoesNotExist" => Operator::DoesNotExist,
-                other => return failure(format!("{other:?} is not a valid label selector operator")),
-            };
+            let operator = operator(text("operator"))?;
             let values = expression.get("values").and_then(Value::as_array).into_iter().flatten();
             let values = values.filter_map(Value::as_str).map(str::to_owned).collect();
             requirements.push(Requirement::new(text("key").to_owned(), operator, values)?);
@@ -113,44 +134,99 @@ impl LabelSelector {
         Ok(Self { requirements, nothing: false })
     }
 
-    /// From a plain map of labels, as in `spec.selector` of a Service. Null or
-    /// an empty map selects everything.
-    pub fn from_map(labels: &Value) -> Self {
-        let labels = labels.as_object().into_iter().flatten();
-        let requirements = labels
-            .map(|(key, value)| Requirement {
-                key: key.clone(),
-                operator: Operator::Equals,
-                values: vec![value.as_str().unwrap_or_default().to_owned()],
-            })
-            .collect();
-        Self { requirements, nothing: false }
+    /// Every pair must be present.
+    pub fn from_map(labels: &Labels) -> Self {
+        let mut selector = Self::everything();
+        for (key, value) in labels {
+            selector.require_equal(key, value);
+        }
+        selector
     }
 
-    /// Sorted by label.
+    /// From a plain map of labels in a tree, as `spec.selector` of a Service
+    /// is. Null or an empty map selects everything.
+    pub fn from_value_map(labels: &Value) -> Self {
+        let mut selector = Self::everything();
+        for (key, value) in labels.as_object().into_iter().flatten() {
+            selector.require_equal(key, value.as_str().unwrap_or_default());
+        }
+        selector
+    }
+
+    /// As [`Selector::from_value`], from the typed object.
+    pub fn from_label_selector(selector: Option<&LabelSelectorObject>) -> Result<Self, SelectorError> {
+        let Some(selector) = selector else {
+            return Ok(Self::nothing());
+        };
+        let mut requirements = Vec::new();
+        for (key, value) in selector.match_labels.iter().flatten() {
+            requirements.push(Requirement::new(key.clone(), Operator::Equals, vec![value.clone()])?);
+        }
+        for expression in selector.match_expressions.iter().flatten() {
+            let values = expression.values.clone().unwrap_or_default();
+            requirements.push(Requirement::new(expression.key.clone(), operator(&expression.operator)?, values)?);
+        }
+        requirements.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(Self { requirements, nothing: false })
+    }
+
+    /// Adds a requirement. A selector of nothing stays one.
+    pub fn require(&mut self, requirement: Requirement) {
+        self.requirements.push(requirement);
+    }
+
+    /// Adds `key=value`.
+    pub fn require_equal(&mut self, key: &str, value: &str) {
+        let values = BTreeSet::from([value.to_owned()]);
+        self.require(Requirement { key: key.to_owned(), operator: Operator::Equals, values });
+    }
+
+    /// Adds every requirement of another selector.
+    pub fn and(&mut self, other: &Self) {
+        self.requirements.extend(other.requirements.iter().cloned());
+        self.nothing |= other.nothing;
+    }
+
+    /// True for [`Selector::nothing`].
+    pub fn is_nothing(&self) -> bool {
+        self.nothing
+    }
+
+    /// Sorted by label as they were read, then in the order they were added.
     pub fn requirements(&self) -> &[Requirement] {
         &self.requirements
     }
 
-    /// No requirement at all.
-    pub fn is_everything(&self) -> bool {
+    /// True if it has no requirement and is not [`Selector::nothing`].
+    pub fn is_empty(&self) -> bool {
         self.requirements.is_empty() && !self.nothing
     }
 
-    /// True if an object with these labels (`metadata.labels`, or null) is selected.
-    pub fn matches(&self, labels: &Value) -> bool {
-        self.matches_by(|key| labels.get(key).and_then(Value::as_str))
+    /// Matches every object.
+    pub fn is_everything(&self) -> bool {
+        self.is_empty()
     }
 
-    /// True if an object is selected whose labels `get` looks up.
-    pub fn matches_by<'a>(&self, get: impl Fn(&str) -> Option<&'a str>) -> bool {
-        !self.nothing && self.requirements.iter().all(|requirement| requirement.matches(get(&requirement.key)))
+    /// True if the labels satisfy every requirement.
+    pub fn matches(&self, labels: &impl LabelLookup) -> bool {
+        !self.nothing && self.requirements.iter().all(|requirement| requirement.matches(labels))
     }
+}
+
+/// An operator of a `LabelSelector` object.
+fn operator(text: &str) -> Result<Operator, SelectorError> {
+    Ok(match text {
+        "In" => Operator::In,
+        "NotIn" => Operator::NotIn,
+        "Exists" => Operator::Exists,
+        "DoesNotExist" => Operator::DoesNotExist,
+        other => return failure(format!("{other:?} is not a valid label selector operator")),
+    })
 }
 
 impl Requirement {
     /// Checks key, operator and values.
-    pub fn new(key: String, operator: Operator, mut values: Vec<String>) -> Result<Self, SelectorError> {
+    pub fn new(key: String, operator: Operator, values: Vec<String>) -> Result<Self, SelectorError> {
         let mut wrong = Vec::new();
         let bad_key = names::label_key(&key);
         if !bad_key.is_empty() {
@@ -190,19 +266,16 @@ impl Requirement {
             }
         }
         match wrong.as_slice() {
-            [] => {
-                values.sort_unstable();
-                values.dedup();
-                Ok(Self { key, operator, values })
-            }
+            [] => Ok(Self { key, operator, values: values.into_iter().collect() }),
             [one] => failure(one.clone()),
             many => failure(format!("[{}]", many.join(", "))),
         }
     }
 
-    /// True if a label of this value, or an absent one, fits.
-    pub fn matches(&self, value: Option<&str>) -> bool {
-        let listed = |value: &str| self.values.iter().any(|known| known == value);
+    /// True if the labels satisfy it.
+    pub fn matches(&self, labels: &impl LabelLookup) -> bool {
+        let value = labels.label(&self.key);
+        let listed = |value: &str| self.values.contains(value);
         match self.operator {
             Operator::Equals | Operator::DoubleEquals | Operator::In => value.is_some_and(listed),
             Operator::NotEquals | Operator::NotIn => !value.is_some_and(listed),
@@ -220,7 +293,7 @@ impl Requirement {
     }
 }
 
-impl fmt::Display for LabelSelector {
+impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, requirement) in self.requirements.iter().enumerate() {
             if index > 0 {
@@ -234,7 +307,7 @@ impl fmt::Display for LabelSelector {
 
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let values = self.values.join(",");
+        let values = self.values.iter().map(String::as_str).collect::<Vec<_>>().join(",");
         match self.operator {
             Operator::Equals => write!(f, "{}={values}", self.key),
             Operator::DoubleEquals => write!(f, "{}=={values}", self.key),
@@ -406,8 +479,6 @@ impl<'a> Parser<'a> {
                     if pending {
                         values.push(String::new());
                     }
-                    values.sort_unstable();
-                    values.dedup();
                     return Ok(values);
                 }
                 other if !pending => return failure(format!("found '{}', expected: ',' or ')'", other.text())),
@@ -427,7 +498,7 @@ mod tests {
     use super::*;
 
     fn matches(selector: &str, labels: Value) -> bool {
-        LabelSelector::parse(selector).unwrap().matches(&labels)
+        Selector::parse(selector).unwrap().matches(&labels)
     }
 
     #[test]
