@@ -1,2 +1,3 @@
-//! darter
+//! The binary.
+mod pki;
 fn main() {}

@@ -4,6 +4,7 @@
 mod bench;
 mod check;
 mod ci;
+mod cluster;
 mod deny;
 mod r#gen;
 mod rings;
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
         Command::Ci(arguments) => ci::ci(&arguments),
         Command::Tidy => tidy::run(),
         Command::Deny => deny::run(),
-        Command::Rings(arguments) => rings::run(&arguments),
+        Command::Rings(arguments) => rings::run_ring(&arguments),
         Command::Gen(arguments) => r#gen::run(&arguments).map_err(|what| check::Failure::Missing { what }),
         Command::Bench(arguments) => bench::run(&arguments),
     };
