@@ -210,6 +210,11 @@ impl<K> Api<K> {
 }
 
 impl<K: DeserializeOwned> Api<K> {
+    /// Whatever JSON is at `path`, which need not be this collection's.
+    pub(crate) async fn at(&self, path: &str) -> Result<K, ClientError> {
+        self.fetch::<K, ()>(Method::GET, Url::new(path.to_owned()), None).await
+    }
+
     /// The object of this name.
     pub async fn get(&self, name: &str) -> Result<K, ClientError> {
         self.fetch::<K, ()>(Method::GET, self.object(name), None).await
