@@ -555,11 +555,11 @@ async fn a_watch_from_the_past_catches_up(store: Arc<dyn Store>) {
     }
     for (n, from) in revisions.iter().enumerate() {
         let mut watch = watch(&*store, "/r/a/", Some(*from)).await;
-        for later in n + 1..6 {
+        for (later, revision) in revisions.iter().enumerate().skip(n + 1) {
             let event = one_event(&mut *watch).await;
             assert_eq!(
                 (text(&event.entry), event.entry.modified),
-                (later.to_string(), revisions[later])
+                (later.to_string(), *revision)
             );
             assert!(event.previous.is_none());
         }

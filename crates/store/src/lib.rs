@@ -8,10 +8,12 @@
 //! store in this crate and, later, an etcd cluster.
 
 pub mod contract;
+pub mod embedded;
 mod ephemeral;
 pub mod memory;
 mod stage;
 
+pub use embedded::EmbeddedStore;
 pub use ephemeral::EphemeralStore;
 
 use std::any::Any;

@@ -444,3 +444,6 @@ impl Image {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
