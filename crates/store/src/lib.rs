@@ -7,12 +7,27 @@
 //! Two implementations share one contract (see [`contract`]): the embedded
 //! store in this crate and, later, an etcd cluster.
 
+pub mod contract;
+mod ephemeral;
+pub mod memory;
+mod stage;
+
+pub use ephemeral::EphemeralStore;
+
 use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
+
+/// Most writes that one commit may hold.
+pub const MAX_WRITES: usize = 128;
+/// Longest key, bytes.
+pub const MAX_KEY_BYTES: usize = 4096;
+/// Largest value, bytes. The same bound as an etcd request has by default, so
+/// that an object accepted here can move to an etcd cluster.
+pub const MAX_VALUE_BYTES: usize = 1536 * 1024;
 
 /// A point in the store's history; revision 0 is the empty store before any
 /// commit. Every commit takes the next revision; all puts and deletes of one
@@ -43,7 +58,13 @@ pub struct Entry {
 impl Entry {
     /// A version of a key; readers attach facets to it later.
     pub fn new(key: Arc<str>, value: Bytes, created: Revision, modified: Revision) -> Self {
-        Self { key, value, created, modified, facet: OnceLock::new() }
+        Self {
+            key,
+            value,
+            created,
+            modified,
+            facet: OnceLock::new(),
+        }
     }
 
     /// What a reader derived from this entry's bytes, computed at most once and
@@ -98,6 +119,22 @@ pub enum Write {
         /// Checked before anything is written.
         when: Precondition,
     },
+}
+
+impl Write {
+    /// The key it writes.
+    pub fn key(&self) -> &Arc<str> {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// What must hold for that key.
+    pub fn when(&self) -> Precondition {
+        match self {
+            Self::Put { when, .. } | Self::Delete { when, .. } => *when,
+        }
+    }
 }
 
 /// A commit that is durable.
@@ -234,7 +271,11 @@ pub trait Store: Send + Sync + 'static {
     /// Applies all writes or none, durably. At most 128 writes.
     fn commit(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<Committed, CommitError>>;
     /// Watches from just after `from`; `None` from now on.
-    fn watch(&self, prefix: &str, from: Option<Revision>) -> BoxFuture<'_, Result<Box<dyn Watch>, ReadError>>;
+    fn watch(
+        &self,
+        prefix: &str,
+        from: Option<Revision>,
+    ) -> BoxFuture<'_, Result<Box<dyn Watch>, ReadError>>;
     /// Forgets history before `revision`. Never blocks readers or writers.
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), ReadError>>;
 }
