@@ -2,3 +2,6 @@
 //! of kinds, codec, admission, authentication, authorization, watch, apply,
 //! CRDs, aggregation. The only crate that names the store. It runs no
 //! controller and decides nothing about pods.
+
+pub mod codec;
+pub mod kinds_table;
