@@ -194,7 +194,7 @@ fn split_by_budgets(pods: Vec<PodRow>, objects: &Objects) -> (Vec<PodRow>, Vec<P
             return false;
         }
         for (namespace, budget, allowed) in &mut budgets {
-            let covers = **namespace == *pod.key.namespace && !budget.selector.is_empty() && budget.selector.matches(&pod.class.labels);
+            let covers = **namespace == *pod.key.namespace && !budget.selector.is_empty() && budget.selector.matches(&*pod.class.labels);
             if covers && !budget.disrupted.iter().any(|name| **name == *pod.key.name) {
                 *allowed -= 1;
                 violated |= *allowed < 0;
