@@ -2,4 +2,5 @@
 //! containers on one machine. OCI words, no Kubernetes words; it never talks to
 //! an API server and decides nothing about restarts or probes.
 
+pub mod mounts;
 pub mod runtime;
