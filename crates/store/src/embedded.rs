@@ -51,10 +51,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            image: ImageOptions::default(),
-            log_bytes: DEFAULT_LOG_BYTES,
-        }
+        Self { image: ImageOptions::default(), log_bytes: DEFAULT_LOG_BYTES }
     }
 }
 
@@ -98,15 +95,9 @@ impl EmbeddedStore {
             full: false,
             buffer: Vec::new(),
         };
-        let thread = std::thread::Builder::new()
-            .name("store-commit".into())
-            .spawn(move || committer.run());
+        let thread = std::thread::Builder::new().name("store-commit".into()).spawn(move || committer.run());
         let thread = thread.map_err(OpenError::file("start the commit thread for", &path))?;
-        Ok(Self {
-            image,
-            requests: Some(sender),
-            thread: Some(thread),
-        })
+        Ok(Self { image, requests: Some(sender), thread: Some(thread) })
     }
 
     async fn commit_queued(&self, writes: Vec<Write>) -> Result<Committed, CommitError> {
@@ -115,10 +106,7 @@ impl EmbeddedStore {
         let gone = || CommitError::Unavailable(Arc::new(Gone));
         let (answer, answered) = oneshot::channel();
         let requests = self.requests.as_ref().ok_or_else(gone)?;
-        requests
-            .send(Request::Commit(writes, answer))
-            .await
-            .map_err(|_| gone())?;
+        requests.send(Request::Commit(writes, answer)).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 }
@@ -152,11 +140,7 @@ impl Store for EmbeddedStore {
         Box::pin(self.commit_queued(writes))
     }
 
-    fn watch(
-        &self,
-        prefix: &str,
-        from: Option<Revision>,
-    ) -> BoxFuture<'_, Result<Box<dyn Watch>, ReadError>> {
+    fn watch(&self, prefix: &str, from: Option<Revision>) -> BoxFuture<'_, Result<Box<dyn Watch>, ReadError>> {
         let watch = self.image.watch(prefix, from);
         Box::pin(async { Ok(Box::new(watch?) as Box<dyn Watch>) })
     }
@@ -178,9 +162,7 @@ fn recover(directory: &Directory, options: ImageOptions) -> Result<(Image, Log, 
     let snapshot_bytes = match snapshots.last() {
         Some(at) => {
             let path = directory.snapshot(*at);
-            std::fs::metadata(&path)
-                .map_err(OpenError::file("read", &path))?
-                .len()
+            std::fs::metadata(&path).map_err(OpenError::file("read", &path))?.len()
         }
         None => 0,
     };
@@ -190,11 +172,7 @@ fn recover(directory: &Directory, options: ImageOptions) -> Result<(Image, Log, 
         let log = Log::create(directory, base).map_err(OpenError::file("make", &path))?;
         return Ok((image, log, 0));
     }
-    let mut needed = logs
-        .iter()
-        .copied()
-        .skip_while(|start| *start < base)
-        .peekable();
+    let mut needed = logs.iter().copied().skip_while(|start| *start < base).peekable();
     if needed.peek() != Some(&base) {
         return Err(OpenError::Missing { path });
     }
@@ -204,9 +182,7 @@ fn recover(directory: &Directory, options: ImageOptions) -> Result<(Image, Log, 
         if let Some(next) = needed.peek()
             && replayed.revision != *next
         {
-            return Err(
-                replayed.damaged("the end of its commits, although the next log begins later")
-            );
+            return Err(replayed.damaged("the end of its commits, although the next log begins later"));
         }
         last = Some(replayed);
     }
@@ -215,11 +191,7 @@ fn recover(directory: &Directory, options: ImageOptions) -> Result<(Image, Log, 
     Ok((image, log, snapshot_bytes))
 }
 
-fn replay_into(
-    directory: &Directory,
-    image: &Image,
-    start: Revision,
-) -> Result<log::Replayed, OpenError> {
+fn replay_into(directory: &Directory, image: &Image, start: Revision) -> Result<log::Replayed, OpenError> {
     let mut waiting: Vec<Vec<Write>> = Vec::new();
     let replayed = log::replay(directory, start, |_, writes| {
         waiting.push(writes);
@@ -237,9 +209,7 @@ fn replay_into(
 fn publish(image: &Image, waiting: &mut Vec<Vec<Write>>) {
     let mut stage = Stage::new(image);
     for writes in waiting.drain(..) {
-        stage
-            .decide(&writes)
-            .expect("a logged commit has no preconditions");
+        stage.decide(&writes).expect("a logged commit has no preconditions");
     }
     image.publish(stage.finish());
 }

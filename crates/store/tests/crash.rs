@@ -23,10 +23,7 @@ const KEYS_PER_WRITER: usize = 40;
 const LOG_BYTES: u64 = 64 << 10;
 
 fn options() -> Options {
-    Options {
-        log_bytes: LOG_BYTES,
-        ..Options::default()
-    }
+    Options { log_bytes: LOG_BYTES, ..Options::default() }
 }
 
 fn main() -> ExitCode {
@@ -39,11 +36,7 @@ fn main() -> ExitCode {
     let mut acknowledged = BTreeMap::new();
     let (mut revision, mut lines) = (0, 0);
     for round in 0..ROUNDS {
-        let taken = run_and_kill(
-            directory.path(),
-            50 + (round * 7919) % 1500,
-            &mut acknowledged,
-        );
+        let taken = run_and_kill(directory.path(), 50 + (round * 7919) % 1500, &mut acknowledged);
         lines += taken;
         revision = check(directory.path(), &acknowledged, revision);
     }
@@ -70,35 +63,25 @@ fn run_and_kill(directory: &Path, lines: u64, acknowledged: &mut Acknowledged) -
         let mut fields = line.split(' ');
         let mut next = || fields.next().map(str::to_owned);
         // The kill may cut the last line.
-        let (Some(key), Some(revision), Some(value), Some("end")) =
-            (next(), next(), next(), fields.next())
-        else {
+        let (Some(key), Some(revision), Some(value), Some("end")) = (next(), next(), next(), fields.next()) else {
             break;
         };
         let revision = revision.parse().expect("a revision");
         let known = acknowledged.insert(key, (revision, value.parse().ok()));
-        assert!(
-            known.is_none_or(|(before, _)| before < revision),
-            "{revision} after {known:?}"
-        );
+        assert!(known.is_none_or(|(before, _)| before < revision), "{revision} after {known:?}");
         taken += 1;
         if taken == lines {
             child.kill().expect("killed");
         }
     }
     child.wait().expect("waited for");
-    assert!(
-        taken >= lines,
-        "the child ended by itself after {taken} lines"
-    );
+    assert!(taken >= lines, "the child ended by itself after {taken} lines");
     taken
 }
 
 fn check(directory: &Path, acknowledged: &Acknowledged, before: u64) -> u64 {
     let store = EmbeddedStore::open(directory, options()).expect("a kill damages nothing");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(async {
         let current = store.current().await.expect("readable");
         assert!(current.0 >= before, "revision {current} after {before}");
@@ -106,21 +89,14 @@ fn check(directory: &Path, acknowledged: &Acknowledged, before: u64) -> u64 {
             let entry = store.get(key).await.expect("readable");
             // A later write of this key may be there without having been
             // acknowledged; an older one, or none, must not.
-            let later = entry
-                .as_ref()
-                .is_some_and(|entry| entry.modified.0 > *revision);
+            let later = entry.as_ref().is_some_and(|entry| entry.modified.0 > *revision);
             let found = entry.as_ref().map(|entry| number(&entry.value));
             let deleted_later = entry.is_none() && current.0 > *revision;
             assert!(
-                later
-                    || found == *value
-                    || deleted_later && unacknowledged_delete(&store, key, *revision).await,
+                later || found == *value || deleted_later && unacknowledged_delete(&store, key, *revision).await,
                 "{key} was acknowledged as {value:?} at {revision}, found {entry:?} at {current}"
             );
-            assert!(
-                current.0 >= *revision,
-                "acknowledged {revision}, found {current}"
-            );
+            assert!(current.0 >= *revision, "acknowledged {revision}, found {current}");
         }
         check_watch(&store, current).await;
         current.0
@@ -146,31 +122,17 @@ async fn check_watch(store: &EmbeddedStore, current: Revision) {
         from = Revision(from.0 - 1);
     }
     let list = async |at| {
-        let range = Range {
-            prefix: "/w/".into(),
-            after: None,
-            limit: 0,
-            at: Some(at),
-        };
+        let range = Range { prefix: "/w/".into(), after: None, limit: 0, at: Some(at) };
         let page = store.range(range).await.expect("held");
-        page.entries
-            .iter()
-            .map(|e| (e.key.to_string(), e.modified))
-            .collect::<BTreeMap<_, _>>()
+        page.entries.iter().map(|e| (e.key.to_string(), e.modified)).collect::<BTreeMap<_, _>>()
     };
     let mut state = list(from).await;
     let mut watch = store.watch("/w/", Some(from)).await.expect("held");
     let mut last = from;
     while watch.progress() < current {
-        let WatchItem::Events(events) = watch.next().await else {
-            panic!("lagged")
-        };
+        let WatchItem::Events(events) = watch.next().await else { panic!("lagged") };
         for event in events.iter() {
-            assert_eq!(
-                event.entry.modified,
-                Revision(last.0 + 1),
-                "every revision changes one key"
-            );
+            assert_eq!(event.entry.modified, Revision(last.0 + 1), "every revision changes one key");
             if event.deleted {
                 state.remove(&*event.entry.key);
             } else {
@@ -184,17 +146,12 @@ async fn check_watch(store: &EmbeddedStore, current: Revision) {
 
 fn number(value: &[u8]) -> u64 {
     let digits = value.split(|byte| *byte == b' ').next().unwrap_or_default();
-    String::from_utf8_lossy(digits)
-        .parse()
-        .expect("values begin with a number")
+    String::from_utf8_lossy(digits).parse().expect("values begin with a number")
 }
 
 fn write_until_killed(directory: &Path) {
     let store = Arc::new(EmbeddedStore::open(directory, options()).expect("opens"));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .build()
-        .expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
     runtime.block_on(async {
         let mut writers = tokio::task::JoinSet::new();
         for writer in 0..WRITERS {
@@ -210,23 +167,10 @@ async fn write(store: Arc<EmbeddedStore>, writer: usize) {
     for n in store.current().await.expect("readable").0.. {
         let key = format!("/w/k/{writer}-{}", n as usize * 31 % KEYS_PER_WRITER);
         let (write, value) = if n % 9 == 8 {
-            (
-                Write::Delete {
-                    key: Arc::from(&*key),
-                    when: Precondition::Any,
-                },
-                "deleted".to_owned(),
-            )
+            (Write::Delete { key: Arc::from(&*key), when: Precondition::Any }, "deleted".to_owned())
         } else {
             let value = Bytes::from(format!("{n} {}", "x".repeat(n as usize % 700)));
-            (
-                Write::Put {
-                    key: Arc::from(&*key),
-                    value,
-                    when: Precondition::Any,
-                },
-                n.to_string(),
-            )
+            (Write::Put { key: Arc::from(&*key), value, when: Precondition::Any }, n.to_string())
         };
         let committed = store.commit(vec![write]).await.expect("allowed");
         if committed.entries[0].is_none() {

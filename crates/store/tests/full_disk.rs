@@ -21,14 +21,8 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() == Some("--in-namespace") {
         let directory = PathBuf::from(arguments.next().expect("a directory"));
-        rustix::mount::mount(
-            "tmpfs",
-            &directory,
-            "tmpfs",
-            rustix::mount::MountFlags::empty(),
-            Some(&*disk_size()),
-        )
-        .expect("a mount namespace of our own allows it");
+        rustix::mount::mount("tmpfs", &directory, "tmpfs", rustix::mount::MountFlags::empty(), Some(&*disk_size()))
+            .expect("a mount namespace of our own allows it");
         check(&directory);
         return ExitCode::SUCCESS;
     }
@@ -41,10 +35,7 @@ fn main() -> ExitCode {
         .arg(directory.path())
         .status()
         .expect("unshare starts");
-    assert!(
-        status.success(),
-        "the test in the namespace failed, or this is not root: {status}"
-    );
+    assert!(status.success(), "the test in the namespace failed, or this is not root: {status}");
     ExitCode::SUCCESS
 }
 
@@ -53,34 +44,16 @@ fn disk_size() -> std::ffi::CString {
 }
 
 fn open(directory: &Path) -> EmbeddedStore {
-    EmbeddedStore::open(
-        directory,
-        Options {
-            log_bytes: LOG_BYTES,
-            ..Options::default()
-        },
-    )
-    .expect("opens")
+    EmbeddedStore::open(directory, Options { log_bytes: LOG_BYTES, ..Options::default() }).expect("opens")
 }
 
 async fn put(store: &EmbeddedStore, n: usize) -> Result<Committed, CommitError> {
     let value = Bytes::from(vec![b'v'; 2048]);
-    store
-        .commit(vec![Write::Put {
-            key: key(n),
-            value,
-            when: Precondition::Any,
-        }])
-        .await
+    store.commit(vec![Write::Put { key: key(n), value, when: Precondition::Any }]).await
 }
 
 async fn delete(store: &EmbeddedStore, n: usize) -> Result<Committed, CommitError> {
-    store
-        .commit(vec![Write::Delete {
-            key: key(n),
-            when: Precondition::Present,
-        }])
-        .await
+    store.commit(vec![Write::Delete { key: key(n), when: Precondition::Present }]).await
 }
 
 fn key(n: usize) -> Arc<str> {
@@ -88,19 +61,12 @@ fn key(n: usize) -> Arc<str> {
 }
 
 async fn count(store: &EmbeddedStore) -> usize {
-    let range = Range {
-        prefix: "/r/a/".into(),
-        after: None,
-        limit: 0,
-        at: None,
-    };
+    let range = Range { prefix: "/r/a/".into(), after: None, limit: 0, at: None };
     store.range(range).await.expect("reads go on").entries.len()
 }
 
 fn check(disk: &Path) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let directory = disk.join("store");
     let ballast = disk.join("ballast");
     fs::write(&ballast, vec![1; BALLAST_BYTES]).expect("there is room");
@@ -118,34 +84,20 @@ fn check(disk: &Path) {
         assert_eq!(count(&store).await, written, "reads go on");
         for n in 0..200 {
             delete(&store, n).await.expect("deletions go on");
-            assert!(
-                matches!(put(&store, n).await, Err(CommitError::Full(_))),
-                "still full"
-            );
+            assert!(matches!(put(&store, n).await, Err(CommitError::Full(_))), "still full");
         }
         assert_eq!(count(&store).await, written - 200);
 
         drop(store);
         let store = open(&directory);
-        assert_eq!(
-            count(&store).await,
-            written - 200,
-            "a restart on a full disk loses nothing"
-        );
+        assert_eq!(count(&store).await, written - 200, "a restart on a full disk loses nothing");
         for n in 200..300 {
-            delete(&store, n)
-                .await
-                .expect("deletions go on after a restart");
+            delete(&store, n).await.expect("deletions go on after a restart");
         }
-        assert!(
-            matches!(put(&store, 0).await, Err(CommitError::Full(_))),
-            "still full"
-        );
+        assert!(matches!(put(&store, 0).await, Err(CommitError::Full(_))), "still full");
 
         fs::remove_file(&ballast).expect("removed");
-        put(&store, 0)
-            .await
-            .expect("with room again, writes go on without a restart");
+        put(&store, 0).await.expect("with room again, writes go on without a restart");
         for n in 1..300 {
             put(&store, n).await.expect("and go on");
         }

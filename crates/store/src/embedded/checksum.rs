@@ -11,11 +11,7 @@ const fn tables() -> [[u32; 256]; 8] {
         let mut crc = byte as u32;
         let mut bit = 0;
         while bit < 8 {
-            crc = if crc & 1 == 1 {
-                crc >> 1 ^ POLYNOMIAL
-            } else {
-                crc >> 1
-            };
+            crc = if crc & 1 == 1 { crc >> 1 ^ POLYNOMIAL } else { crc >> 1 };
             bit += 1;
         }
         tables[0][byte] = crc;
@@ -71,9 +67,6 @@ mod tests {
         assert_eq!(Checksum::new().add(&[0; 32]).finish(), 0x8a91_36aa);
         assert_eq!(Checksum::new().add(&[0xff; 32]).finish(), 0x62a8_ab43);
         assert_eq!(Checksum::new().add(b"123456789").finish(), 0xe306_9283);
-        assert_eq!(
-            Checksum::new().add(b"1234").add(b"56789").finish(),
-            0xe306_9283
-        );
+        assert_eq!(Checksum::new().add(b"1234").add(b"56789").finish(), 0xe306_9283);
     }
 }

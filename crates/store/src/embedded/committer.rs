@@ -111,9 +111,7 @@ impl Committer {
         for (writes, answer) in batch {
             if let Some(refusal) = refusal {
                 deletions += encoded_bytes(&writes);
-                let puts = writes
-                    .iter()
-                    .any(|write| matches!(write, Write::Put { .. }));
+                let puts = writes.iter().any(|write| matches!(write, Write::Put { .. }));
                 if puts || !self.log.fits(deletions) {
                     reply(answer, Err(CommitError::Full(refusal.into())));
                     continue;
@@ -122,25 +120,15 @@ impl Committer {
             decided.push((stage.decide(&writes), answer));
         }
         let changes = stage.finish();
-        if let (Some(first), Some(count)) = (
-            changes.first(),
-            u32::try_from(changes.len()).ok().filter(|n| *n > 0),
-        ) {
+        if let (Some(first), Some(count)) = (changes.first(), u32::try_from(changes.len()).ok().filter(|n| *n > 0)) {
             let mut buffer = std::mem::take(&mut self.buffer);
             frame::begin(&mut buffer);
             for change in &changes {
                 frame::put_change(&mut buffer, change);
             }
             self.log.seal.close(&mut buffer, first.revision.0, count);
-            let durable = self
-                .log
-                .append(&buffer)
-                .map_err(|error| (log::is_full(&error), error));
-            let durable = durable.and_then(|()| {
-                self.log
-                    .sync(buffer.len() as u64)
-                    .map_err(|error| (false, error))
-            });
+            let durable = self.log.append(&buffer).map_err(|error| (log::is_full(&error), error));
+            let durable = durable.and_then(|()| self.log.sync(buffer.len() as u64).map_err(|error| (false, error)));
             buffer.shrink_to(KEPT_BUFFER_BYTES);
             self.buffer = buffer;
             if let Err((full, error)) = durable {
@@ -180,12 +168,7 @@ impl Committer {
         }
     }
 
-    fn refuse(
-        &mut self,
-        decided: Vec<(Answer, oneshot::Sender<Answer>)>,
-        full: bool,
-        error: io::Error,
-    ) {
+    fn refuse(&mut self, decided: Vec<(Answer, oneshot::Sender<Answer>)>, full: bool, error: io::Error) {
         let code = error.raw_os_error();
         let cause: Arc<dyn std::error::Error + Send + Sync> = Arc::new(error);
         if !full {
@@ -217,21 +200,14 @@ impl Committer {
         match Log::create(&self.directory, at) {
             Ok(log) => self.log = log,
             Err(error) => {
-                tracing::warn!(
-                    err = &error as &dyn std::error::Error,
-                    "no new log could begin, the old one goes on"
-                );
+                tracing::warn!(err = &error as &dyn std::error::Error, "no new log could begin, the old one goes on");
                 // Tried again after as much again has been written.
                 self.snapshot_bytes = bytes.saturating_mul(2);
                 return;
             }
         }
         let entries = self.image.all();
-        let (directory, stop, sender) = (
-            Arc::clone(&self.directory),
-            Arc::clone(&self.stop),
-            self.sender.clone(),
-        );
+        let (directory, stop, sender) = (Arc::clone(&self.directory), Arc::clone(&self.stop), self.sender.clone());
         let write = move || {
             let outcome = snapshot::write(&directory, at, entries, &stop);
             // Without a receiver the store is closing and its files stay.
@@ -241,16 +217,10 @@ impl Committer {
                 tracing::debug!("the store closed before its snapshot was done");
             }
         };
-        match std::thread::Builder::new()
-            .name("store-snapshot".into())
-            .spawn(write)
-        {
+        match std::thread::Builder::new().name("store-snapshot".into()).spawn(write) {
             Ok(thread) => self.snapshot = Some((at, thread)),
             Err(error) => {
-                tracing::warn!(
-                    err = &error as &dyn std::error::Error,
-                    "no snapshot: its thread did not start"
-                );
+                tracing::warn!(err = &error as &dyn std::error::Error, "no snapshot: its thread did not start");
             }
         }
     }
@@ -266,18 +236,12 @@ impl Committer {
             Ok(Some(bytes)) => {
                 self.snapshot_bytes = bytes;
                 if let Err(error) = self.directory.remove_before(at) {
-                    tracing::warn!(
-                        err = &error as &dyn std::error::Error,
-                        "old files stay until the next start"
-                    );
+                    tracing::warn!(err = &error as &dyn std::error::Error, "old files stay until the next start");
                 }
             }
             Ok(None) => {}
             Err(error) => {
-                tracing::warn!(
-                    err = &error as &dyn std::error::Error,
-                    "no snapshot: the logs before it stay"
-                );
+                tracing::warn!(err = &error as &dyn std::error::Error, "no snapshot: the logs before it stay");
             }
         }
     }

@@ -40,9 +40,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The directory has other content and no store.
-    #[error(
-        "{path} is not a store's data directory: it contains {found}; choose an empty directory or the right one"
-    )]
+    #[error("{path} is not a store's data directory: it contains {found}; choose an empty directory or the right one")]
     NotAStore {
         /// The directory.
         path: PathBuf,
@@ -86,11 +84,7 @@ pub enum OpenError {
 
 impl OpenError {
     pub(super) fn file(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::File {
-            step,
-            path: path.to_owned(),
-            source,
-        }
+        move |source| Self::File { step, path: path.to_owned(), source }
     }
 }
 
@@ -122,11 +116,7 @@ impl Directory {
             Some(bytes) => parse_format(path, &bytes)?,
             None => write_format(path)?,
         };
-        Ok(Self {
-            path: path.to_owned(),
-            identity,
-            _lock: lock,
-        })
+        Ok(Self { path: path.to_owned(), identity, _lock: lock })
     }
 
     pub(super) fn log(&self, start: Revision) -> PathBuf {
@@ -146,10 +136,7 @@ impl Directory {
 
     /// Removes what a crash left unfinished. Only while nothing is written.
     pub(super) fn remove_unfinished(&self) -> Result<(), OpenError> {
-        for name in names(&self.path)?
-            .iter()
-            .filter(|name| name.ends_with(UNFINISHED))
-        {
+        for name in names(&self.path)?.iter().filter(|name| name.ends_with(UNFINISHED)) {
             let path = self.path.join(name);
             fs::remove_file(&path).map_err(OpenError::file("remove", &path))?;
         }
@@ -159,14 +146,8 @@ impl Directory {
     /// Removes the logs and snapshots that the snapshot at `at` replaces.
     pub(super) fn remove_before(&self, at: Revision) -> Result<(), OpenError> {
         let (logs, snapshots) = self.files()?;
-        let logs = logs
-            .into_iter()
-            .filter(|start| *start < at)
-            .map(|start| self.log(start));
-        let snapshots = snapshots
-            .into_iter()
-            .filter(|other| *other < at)
-            .map(|other| self.snapshot(other));
+        let logs = logs.into_iter().filter(|start| *start < at).map(|start| self.log(start));
+        let snapshots = snapshots.into_iter().filter(|other| *other < at).map(|other| self.snapshot(other));
         for path in logs.chain(snapshots) {
             fs::remove_file(&path).map_err(OpenError::file("remove", &path))?;
         }
@@ -177,11 +158,7 @@ impl Directory {
     pub(super) fn files(&self) -> Result<(Vec<Revision>, Vec<Revision>), OpenError> {
         let (mut logs, mut snapshots) = (Vec::new(), Vec::new());
         for name in names(&self.path)? {
-            let revision = |digits: &str| {
-                Some(Revision(
-                    digits.parse().ok().filter(|_| digits.len() == 20)?,
-                ))
-            };
+            let revision = |digits: &str| Some(Revision(digits.parse().ok().filter(|_| digits.len() == 20)?));
             logs.extend(name.strip_prefix(LOG).and_then(revision));
             snapshots.extend(name.strip_prefix(SNAPSHOT).and_then(revision));
         }
@@ -203,38 +180,24 @@ impl Directory {
 fn names(path: &Path) -> Result<Vec<String>, OpenError> {
     let list = fs::read_dir(path).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
     let list = list.map_err(OpenError::file("list", path))?;
-    Ok(list
-        .into_iter()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect())
+    Ok(list.into_iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
 }
 
 fn check_empty(path: &Path) -> Result<(), OpenError> {
-    let ours =
-        |name: &String| name == LOCK_FILE || name == LOST_AND_FOUND || name.ends_with(UNFINISHED);
+    let ours = |name: &String| name == LOCK_FILE || name == LOST_AND_FOUND || name.ends_with(UNFINISHED);
     match names(path)?.into_iter().find(|name| !ours(name)) {
-        Some(found) => Err(OpenError::NotAStore {
-            path: path.to_owned(),
-            found,
-        }),
+        Some(found) => Err(OpenError::NotAStore { path: path.to_owned(), found }),
         None => Ok(()),
     }
 }
 
 fn lock(directory: &Path) -> Result<File, OpenError> {
     let path = directory.join(LOCK_FILE);
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let file = file.map_err(OpenError::file("open", &path))?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse {
-            path: directory.to_owned(),
-        }),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse { path: directory.to_owned() }),
         Err(error) => Err(OpenError::file("lock", &path)(error.into())),
     }
 }
@@ -249,25 +212,12 @@ fn parse_format(directory: &Path, bytes: &[u8]) -> Result<Identity, OpenError> {
     if lines.next() != Some(FORMAT_MAGIC) {
         return Err(alien());
     }
-    let mut field = |name: &str| {
-        lines
-            .next()
-            .and_then(|line| line.strip_prefix(name))
-            .map(str::to_owned)
-    };
-    let found = field("format ")
-        .and_then(|number| number.parse().ok())
-        .ok_or_else(alien)?;
+    let mut field = |name: &str| lines.next().and_then(|line| line.strip_prefix(name)).map(str::to_owned);
+    let found = field("format ").and_then(|number| number.parse().ok()).ok_or_else(alien)?;
     if found != FORMAT_VERSION {
-        return Err(OpenError::OtherFormat {
-            path: directory.to_owned(),
-            found,
-            supported: FORMAT_VERSION,
-        });
+        return Err(OpenError::OtherFormat { path: directory.to_owned(), found, supported: FORMAT_VERSION });
     }
-    let identity = field("identity ")
-        .and_then(|digits| u128::from_str_radix(&digits, 16).ok())
-        .ok_or_else(alien)?;
+    let identity = field("identity ").and_then(|digits| u128::from_str_radix(&digits, 16).ok()).ok_or_else(alien)?;
     Ok(Identity(identity.to_be_bytes()))
 }
 
@@ -276,10 +226,7 @@ fn write_format(directory: &Path) -> Result<Identity, OpenError> {
     let mut identity = [0; 16];
     rustix::rand::getrandom(&mut identity, rustix::rand::GetRandomFlags::empty())
         .map_err(|error| OpenError::file("make the identity of", directory)(error.into()))?;
-    let text = format!(
-        "{FORMAT_MAGIC}\nformat {FORMAT_VERSION}\nidentity {:032x}\n",
-        u128::from_be_bytes(identity)
-    );
+    let text = format!("{FORMAT_MAGIC}\nformat {FORMAT_VERSION}\nidentity {:032x}\n", u128::from_be_bytes(identity));
     let unfinished = Directory::unfinished(&path);
     let written = File::create(&unfinished).and_then(|mut file| {
         file.write_all(text.as_bytes())?;

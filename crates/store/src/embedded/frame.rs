@@ -74,9 +74,7 @@ impl Seal {
     /// payload may still be damaged, see [`Seal::holds`].
     pub(super) fn header(&self, bytes: &[u8]) -> Option<Header> {
         let bytes: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
-        if bytes[AT_MAGIC..AT_MAGIC + 4] != self.kind.magic()
-            || u64_at(bytes, AT_FILE) != self.file.0
-        {
+        if bytes[AT_MAGIC..AT_MAGIC + 4] != self.kind.magic() || u64_at(bytes, AT_FILE) != self.file.0 {
             return None;
         }
         Some(Header {
@@ -89,16 +87,11 @@ impl Seal {
 
     /// Whether header and payload are as they were written.
     pub(super) fn holds(&self, header: &[u8], payload: &[u8]) -> bool {
-        self.header(header)
-            .is_some_and(|parsed| parsed.checksum == self.checksum(header, payload))
+        self.header(header).is_some_and(|parsed| parsed.checksum == self.checksum(header, payload))
     }
 
     fn checksum(&self, header: &[u8], payload: &[u8]) -> u32 {
-        Checksum::new()
-            .add(&self.identity.0)
-            .add(&header[..AT_CHECKSUM])
-            .add(payload)
-            .finish()
+        Checksum::new().add(&self.identity.0).add(&header[..AT_CHECKSUM]).add(payload).finish()
     }
 
     /// Turns `buffer`, which holds a payload after [`HEADER_BYTES`] free bytes,
@@ -108,8 +101,7 @@ impl Seal {
     /// If the payload has 4 GiB or more; the bounds of a batch keep it far
     /// below.
     pub(super) fn close(&self, buffer: &mut Vec<u8>, first: u64, count: u32) {
-        let payload = u32::try_from(buffer.len() - HEADER_BYTES)
-            .expect("a payload is bounded by the size of a batch");
+        let payload = u32::try_from(buffer.len() - HEADER_BYTES).expect("a payload is bounded by the size of a batch");
         buffer[AT_MAGIC..AT_MAGIC + 4].copy_from_slice(&self.kind.magic());
         buffer[AT_PAYLOAD_BYTES..AT_PAYLOAD_BYTES + 4].copy_from_slice(&payload.to_le_bytes());
         buffer[AT_FILE..AT_FILE + 8].copy_from_slice(&self.file.0.to_le_bytes());
@@ -154,8 +146,7 @@ pub(super) fn put_entry(buffer: &mut Vec<u8>, entry: &Entry) {
 }
 
 fn put_u32(buffer: &mut Vec<u8>, length: usize) {
-    let length =
-        u32::try_from(length).expect("keys, values and commits are bounded far below 4 GiB");
+    let length = u32::try_from(length).expect("keys, values and commits are bounded far below 4 GiB");
     buffer.extend_from_slice(&length.to_le_bytes());
 }
 
@@ -193,12 +184,7 @@ impl<'a> Payload<'a> {
         let key_bytes = self.u32()? as usize;
         let value_bytes = self.u32()? as usize;
         let key = self.key(key_bytes)?;
-        Some(Entry::new(
-            key,
-            Bytes::copy_from_slice(self.take(value_bytes)?),
-            created,
-            modified,
-        ))
+        Some(Entry::new(key, Bytes::copy_from_slice(self.take(value_bytes)?), created, modified))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -225,17 +211,9 @@ impl<'a> Payload<'a> {
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(
-        *bytes[at..]
-            .first_chunk()
-            .expect("the caller took enough bytes"),
-    )
+    u32::from_le_bytes(*bytes[at..].first_chunk().expect("the caller took enough bytes"))
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(
-        *bytes[at..]
-            .first_chunk()
-            .expect("the caller took enough bytes"),
-    )
+    u64::from_le_bytes(*bytes[at..].first_chunk().expect("the caller took enough bytes"))
 }

@@ -44,29 +44,10 @@ impl Log {
     /// A new, empty log for the commits after `start`.
     pub(super) fn create(directory: &Directory, start: Revision) -> io::Result<Self> {
         let path = directory.log(start);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)?;
-        let seal = Seal {
-            identity: directory.identity,
-            kind: Kind::Commits,
-            file: start,
-        };
-        let mut log = Self {
-            file,
-            path,
-            seal,
-            end: 0,
-            allocated: 0,
-        };
-        let made = log
-            .reserve(0)
-            .and_then(|()| log.write_opening())
-            .and_then(|()| directory.sync());
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let seal = Seal { identity: directory.identity, kind: Kind::Commits, file: start };
+        let mut log = Self { file, path, seal, end: 0, allocated: 0 };
+        let made = log.reserve(0).and_then(|()| log.write_opening()).and_then(|()| directory.sync());
         if let Err(error) = made {
             // Without the file the commits go on in the log before.
             std::fs::remove_file(&log.path)?;
@@ -156,25 +137,14 @@ impl Replayed {
         }
         // Overwritten, not given back: the disk may be full, and the room after
         // the end is what deletions then have.
-        let cut = write_zeros(&self.file, self.end, self.end + self.torn)
-            .and_then(|()| self.file.sync_all());
+        let cut = write_zeros(&self.file, self.end, self.end + self.torn).and_then(|()| self.file.sync_all());
         cut.map_err(OpenError::file("cut", &self.path))?;
-        Ok(Log {
-            file: self.file,
-            path: self.path,
-            seal: self.seal,
-            end: self.end,
-            allocated: self.length,
-        })
+        Ok(Log { file: self.file, path: self.path, seal: self.seal, end: self.end, allocated: self.length })
     }
 
     /// The log cannot be what was written, whatever its frames say.
     pub(super) fn damaged(self, found: &'static str) -> OpenError {
-        OpenError::Damaged {
-            path: self.path,
-            offset: self.end,
-            found,
-        }
+        OpenError::Damaged { path: self.path, offset: self.end, found }
     }
 }
 
@@ -189,39 +159,16 @@ pub(super) fn replay(
     let path = directory.log(start);
     let file = OpenOptions::new().read(true).write(true).open(&path);
     let file = file.map_err(OpenError::file("open", &path))?;
-    let seal = Seal {
-        identity: directory.identity,
-        kind: Kind::Commits,
-        file: start,
-    };
-    let length = file
-        .metadata()
-        .map_err(OpenError::file("read", &path))?
-        .len();
-    let mut frames = Frames {
-        reader: BufReader::with_capacity(READ_BYTES, &file),
-        offset: 0,
-        length,
-    };
+    let seal = Seal { identity: directory.identity, kind: Kind::Commits, file: start };
+    let length = file.metadata().map_err(OpenError::file("read", &path))?.len();
+    let mut frames = Frames { reader: BufReader::with_capacity(READ_BYTES, &file), offset: 0, length };
     let mut revision = start;
-    while let Some(payload) = frames
-        .next(&seal, revision)
-        .map_err(OpenError::file("read", &path))?
-    {
-        let damaged = |found| OpenError::Damaged {
-            path: path.clone(),
-            offset: frames.offset,
-            found,
-        };
+    while let Some(payload) = frames.next(&seal, revision).map_err(OpenError::file("read", &path))? {
+        let damaged = |found| OpenError::Damaged { path: path.clone(), offset: frames.offset, found };
         let mut commits = Payload::new(&payload.bytes);
         for _ in 0..payload.count {
             revision = Revision(revision.0 + 1);
-            take(
-                revision,
-                commits
-                    .commit()
-                    .ok_or_else(|| damaged("a commit that no store writes"))?,
-            );
+            take(revision, commits.commit().ok_or_else(|| damaged("a commit that no store writes"))?);
         }
         if !commits.is_empty() {
             return Err(damaged("bytes after the last commit of a frame"));
@@ -230,22 +177,10 @@ pub(super) fn replay(
     }
     let end = frames.offset;
     if end == 0 {
-        return Err(OpenError::Damaged {
-            path,
-            offset: 0,
-            found: "no log of this store",
-        });
+        return Err(OpenError::Damaged { path, offset: 0, found: "no log of this store" });
     }
     let torn = inspect_rest(&file, &path, &seal, end, revision)?;
-    Ok(Replayed {
-        revision,
-        end,
-        torn,
-        length,
-        file,
-        path,
-        seal,
-    })
+    Ok(Replayed { revision, end, torn, length, file, path, seal })
 }
 
 fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
@@ -292,11 +227,7 @@ impl Frames<'_> {
         if !seal.holds(&header, &bytes) {
             return Ok(None);
         }
-        Ok(Some(FramePayload {
-            bytes,
-            count: parsed.count,
-            frame_bytes,
-        }))
+        Ok(Some(FramePayload { bytes, count: parsed.count, frame_bytes }))
     }
 }
 
@@ -304,17 +235,9 @@ impl Frames<'_> {
 /// write, or (an error) whole frames after a damaged one. A frame is written
 /// only after the one before it was durable, so a whole one behind a damaged
 /// one proves that acknowledged commits are lost.
-fn inspect_rest(
-    mut file: &File,
-    path: &Path,
-    seal: &Seal,
-    end: u64,
-    revision: Revision,
-) -> Result<u64, OpenError> {
+fn inspect_rest(mut file: &File, path: &Path, seal: &Seal, end: u64, revision: Revision) -> Result<u64, OpenError> {
     let mut rest = Vec::new();
-    let read = file
-        .seek(SeekFrom::Start(end))
-        .and_then(|_| file.read_to_end(&mut rest));
+    let read = file.seek(SeekFrom::Start(end)).and_then(|_| file.read_to_end(&mut rest));
     read.map_err(OpenError::file("read", path))?;
     let Some(last) = rest.iter().rposition(|byte| *byte != 0) else {
         return Ok(0);
@@ -324,15 +247,10 @@ fn inspect_rest(
             continue;
         };
         let payload = rest.get(at + HEADER_BYTES..at + HEADER_BYTES + header.payload_bytes);
-        if payload.is_some_and(|payload| seal.holds(&rest[at..at + HEADER_BYTES], payload))
-            && header.first > revision.0
+        if payload.is_some_and(|payload| seal.holds(&rest[at..at + HEADER_BYTES], payload)) && header.first > revision.0
         {
             let found = "a frame that cannot be read, with commits after it that can";
-            return Err(OpenError::Damaged {
-                path: path.to_owned(),
-                offset: end,
-                found,
-            });
+            return Err(OpenError::Damaged { path: path.to_owned(), offset: end, found });
         }
     }
     Ok(last as u64 + 1)

@@ -50,17 +50,8 @@ fn write_unfinished(
     entries: Vec<Arc<Entry>>,
     stop: &AtomicBool,
 ) -> io::Result<Option<u64>> {
-    let seal = Seal {
-        identity: directory.identity,
-        kind: Kind::Entries,
-        file: at,
-    };
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
+    let seal = Seal { identity: directory.identity, kind: Kind::Entries, file: at };
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     let (mut buffer, mut bytes, mut synced, mut first, mut count) = (Vec::new(), 0, 0, 0, 0);
     frame::begin(&mut buffer);
     // Entries are let go one by one: those superseded meanwhile are only here.
@@ -100,41 +91,24 @@ fn write_unfinished(
 /// Reads a snapshot.
 pub(super) fn load(directory: &Directory, at: Revision) -> Result<Vec<Arc<Entry>>, OpenError> {
     let path = directory.snapshot(at);
-    let seal = Seal {
-        identity: directory.identity,
-        kind: Kind::Entries,
-        file: at,
-    };
+    let seal = Seal { identity: directory.identity, kind: Kind::Entries, file: at };
     let file = File::open(&path).map_err(OpenError::file("open", &path))?;
-    let length = file
-        .metadata()
-        .map_err(OpenError::file("read", &path))?
-        .len();
+    let length = file.metadata().map_err(OpenError::file("read", &path))?.len();
     let mut reader = BufReader::with_capacity(FRAME_BYTES, file);
     let (mut entries, mut offset, mut payload) = (Vec::new(), 0, Vec::new());
     loop {
-        let damaged = |found| OpenError::Damaged {
-            path: path.clone(),
-            offset,
-            found,
-        };
+        let damaged = |found| OpenError::Damaged { path: path.clone(), offset, found };
         let mut header = [0; HEADER_BYTES];
         if length - offset < HEADER_BYTES as u64 {
             return Err(damaged("the end of the file where more entries should be"));
         }
-        reader
-            .read_exact(&mut header)
-            .map_err(OpenError::file("read", &path))?;
-        let parsed = seal
-            .header(&header)
-            .ok_or_else(|| damaged("no frame of this file"))?;
+        reader.read_exact(&mut header).map_err(OpenError::file("read", &path))?;
+        let parsed = seal.header(&header).ok_or_else(|| damaged("no frame of this file"))?;
         if parsed.frame_bytes() as u64 > length - offset {
             return Err(damaged("a frame longer than the file"));
         }
         payload.resize(parsed.frame_bytes() - HEADER_BYTES, 0);
-        reader
-            .read_exact(&mut payload)
-            .map_err(OpenError::file("read", &path))?;
+        reader.read_exact(&mut payload).map_err(OpenError::file("read", &path))?;
         payload.truncate(parsed.payload_bytes);
         if !seal.holds(&header, &payload) {
             return Err(damaged("a wrong checksum"));
@@ -147,10 +121,7 @@ pub(super) fn load(directory: &Directory, at: Revision) -> Result<Vec<Arc<Entry>
         }
         let mut rest = Payload::new(&payload);
         for _ in 0..parsed.count {
-            entries.push(Arc::new(
-                rest.entry()
-                    .ok_or_else(|| damaged("an entry that no store writes"))?,
-            ));
+            entries.push(Arc::new(rest.entry().ok_or_else(|| damaged("an entry that no store writes"))?));
         }
         offset += parsed.frame_bytes() as u64;
     }

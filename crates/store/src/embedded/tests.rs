@@ -20,14 +20,7 @@ fn open(directory: &Path) -> EmbeddedStore {
 
 /// A store that begins a new log after every few commits.
 fn open_restless(directory: &Path) -> EmbeddedStore {
-    EmbeddedStore::open(
-        directory,
-        Options {
-            log_bytes: 1024,
-            ..Options::default()
-        },
-    )
-    .expect("the directory is ours")
+    EmbeddedStore::open(directory, Options { log_bytes: 1024, ..Options::default() }).expect("the directory is ours")
 }
 
 async fn commit(store: &EmbeddedStore, writes: Vec<Write>) -> Revision {
@@ -35,30 +28,16 @@ async fn commit(store: &EmbeddedStore, writes: Vec<Write>) -> Revision {
 }
 
 fn contents(store: &EmbeddedStore) -> Vec<(String, Bytes, Revision, Revision)> {
-    let range = Range {
-        prefix: String::new(),
-        after: None,
-        limit: 0,
-        at: None,
-    };
-    let page = store
-        .image
-        .range(&range)
-        .expect("the current state is held");
-    page.entries
-        .iter()
-        .map(|e| (e.key.to_string(), e.value.clone(), e.created, e.modified))
-        .collect()
+    let range = Range { prefix: String::new(), after: None, limit: 0, at: None };
+    let page = store.image.range(&range).expect("the current state is held");
+    page.entries.iter().map(|e| (e.key.to_string(), e.value.clone(), e.created, e.modified)).collect()
 }
 
 fn the_log(directory: &Path) -> PathBuf {
     let mut logs: Vec<_> = fs::read_dir(directory)
         .expect("readable")
         .map(|entry| entry.expect("readable").path())
-        .filter(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("log-"))
-        })
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("log-")))
         .collect();
     logs.sort();
     logs.pop().expect("there is a log")
@@ -69,8 +48,7 @@ fn frames(bytes: &[u8]) -> Vec<(usize, usize)> {
     let mut frames = Vec::new();
     let mut at = 0;
     while bytes.get(at..at + 4) == Some(b"DCMT") {
-        let payload =
-            u32::from_le_bytes(bytes[at + 4..at + 8].try_into().expect("four bytes")) as usize;
+        let payload = u32::from_le_bytes(bytes[at + 4..at + 8].try_into().expect("four bytes")) as usize;
         let length = (frame::HEADER_BYTES + payload).next_multiple_of(frame::ALIGNMENT);
         frames.push((at, length));
         at += length;
@@ -105,29 +83,15 @@ async fn a_reopened_store_has_the_same_entries_and_revision() {
     let directory = TempDir::new().expect("a directory");
     let store = open(directory.path());
     for n in 0..100 {
-        commit(
-            &store,
-            vec![
-                put(&format!("/r/a/{}", n % 30), &n.to_string()),
-                put("/r/b/last", &n.to_string()),
-            ],
-        )
-        .await;
+        commit(&store, vec![put(&format!("/r/a/{}", n % 30), &n.to_string()), put("/r/b/last", &n.to_string())]).await;
         if n % 7 == 0 {
-            commit(
-                &store,
-                vec![delete_when(&format!("/r/a/{}", n % 30), Precondition::Any)],
-            )
-            .await;
+            commit(&store, vec![delete_when(&format!("/r/a/{}", n % 30), Precondition::Any)]).await;
         }
     }
     let (before, revision) = (contents(&store), store.image.current());
     drop(store);
     let store = open(directory.path());
-    assert_eq!(
-        (contents(&store), store.image.current()),
-        (before, revision)
-    );
+    assert_eq!((contents(&store), store.image.current()), (before, revision));
     assert!(commit(&store, vec![put("/r/a/x", "1")]).await > revision);
 }
 
@@ -137,28 +101,15 @@ async fn a_store_lives_on_through_snapshots_and_removes_what_they_replace() {
     let (mut revision, mut before) = (Revision(0), Vec::new());
     for round in 0..5 {
         let store = open_restless(directory.path());
-        assert_eq!(
-            (contents(&store), store.image.current()),
-            (before, revision)
-        );
+        assert_eq!((contents(&store), store.image.current()), (before, revision));
         for n in 0..60 {
-            commit(
-                &store,
-                vec![put(
-                    &format!("/r/a/{}", n % 20),
-                    &format!("{round}-{n}").repeat(10),
-                )],
-            )
-            .await;
+            commit(&store, vec![put(&format!("/r/a/{}", n % 20), &format!("{round}-{n}").repeat(10))]).await;
         }
         (before, revision) = (contents(&store), store.image.current());
     }
     drop(open_restless(directory.path()));
     let files = fs::read_dir(directory.path()).expect("readable").count();
-    assert!(
-        files <= 6,
-        "{files} files: FORMAT, LOCK, a snapshot and the logs since"
-    );
+    assert!(files <= 6, "{files} files: FORMAT, LOCK, a snapshot and the logs since");
 }
 
 #[tokio::test]
@@ -169,39 +120,19 @@ async fn a_watch_goes_on_across_a_restart() {
     commit(&store, vec![put("/r/a/x", "2")]).await;
     drop(store);
     let store = open(directory.path());
-    let mut watch = store
-        .watch("/r/a/", Some(seen))
-        .await
-        .expect("the log holds it");
-    let WatchItem::Events(events) = watch.next().await else {
-        panic!("lagged")
-    };
+    let mut watch = store.watch("/r/a/", Some(seen)).await.expect("the log holds it");
+    let WatchItem::Events(events) = watch.next().await else { panic!("lagged") };
     assert_eq!(events[0].entry.value, "2");
-    assert_eq!(
-        events[0]
-            .previous
-            .as_ref()
-            .map(|previous| previous.value.clone()),
-        Some("1".into())
-    );
+    assert_eq!(events[0].previous.as_ref().map(|previous| previous.value.clone()), Some("1".into()));
 }
 
 #[test]
 fn a_directory_with_other_content_is_refused() {
     let directory = TempDir::new().expect("a directory");
     fs::write(directory.path().join("photo.jpg"), "x").expect("written");
-    let error = EmbeddedStore::open(directory.path(), Options::default())
-        .map(|_| ())
-        .expect_err("refused");
-    assert!(
-        matches!(&error, OpenError::NotAStore { found, .. } if found == "photo.jpg"),
-        "{error}"
-    );
-    assert_eq!(
-        fs::read_dir(directory.path()).expect("readable").count(),
-        1,
-        "nothing was made"
-    );
+    let error = EmbeddedStore::open(directory.path(), Options::default()).map(|_| ()).expect_err("refused");
+    assert!(matches!(&error, OpenError::NotAStore { found, .. } if found == "photo.jpg"), "{error}");
+    assert_eq!(fs::read_dir(directory.path()).expect("readable").count(), 1, "nothing was made");
 }
 
 #[test]
@@ -209,28 +140,12 @@ fn a_directory_of_another_format_is_refused() {
     let directory = TempDir::new().expect("a directory");
     drop(open(directory.path()));
     let format = directory.path().join("FORMAT");
-    let text = fs::read_to_string(&format)
-        .expect("readable")
-        .replace("format 1", "format 7");
+    let text = fs::read_to_string(&format).expect("readable").replace("format 1", "format 7");
     fs::write(&format, text).expect("written");
-    let error = EmbeddedStore::open(directory.path(), Options::default())
-        .map(|_| ())
-        .expect_err("refused");
-    assert!(
-        matches!(
-            error,
-            OpenError::OtherFormat {
-                found: 7,
-                supported: FORMAT_VERSION,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    let error = EmbeddedStore::open(directory.path(), Options::default()).map(|_| ()).expect_err("refused");
+    assert!(matches!(error, OpenError::OtherFormat { found: 7, supported: FORMAT_VERSION, .. }), "{error}");
     fs::write(&format, "something else").expect("written");
-    let error = EmbeddedStore::open(directory.path(), Options::default())
-        .map(|_| ())
-        .expect_err("refused");
+    let error = EmbeddedStore::open(directory.path(), Options::default()).map(|_| ()).expect_err("refused");
     assert!(matches!(error, OpenError::NotAStore { .. }), "{error}");
 }
 
@@ -238,18 +153,14 @@ fn a_directory_of_another_format_is_refused() {
 fn a_directory_in_use_is_refused_until_it_is_closed() {
     let directory = TempDir::new().expect("a directory");
     let store = open(directory.path());
-    let error = EmbeddedStore::open(directory.path(), Options::default())
-        .map(|_| ())
-        .expect_err("refused");
+    let error = EmbeddedStore::open(directory.path(), Options::default()).map(|_| ()).expect_err("refused");
     assert!(matches!(error, OpenError::InUse { .. }), "{error}");
     drop(store);
     drop(open(directory.path()));
 }
 
 /// Makes a store of single commits, lets `damage` change its log and opens it.
-async fn reopen_damaged(
-    damage: impl FnOnce(&mut Vec<u8>, &[(usize, usize)]),
-) -> Result<usize, OpenError> {
+async fn reopen_damaged(damage: impl FnOnce(&mut Vec<u8>, &[(usize, usize)])) -> Result<usize, OpenError> {
     let directory = TempDir::new().expect("a directory");
     let store = open(directory.path());
     for n in 0..10 {
@@ -281,30 +192,19 @@ async fn a_torn_end_is_cut_wherever_the_write_stopped() {
         })
         .await;
         // The last bytes of a frame may be padding, without which it is whole.
-        assert_eq!(
-            kept.expect("a torn end is no damage"),
-            9,
-            "{lost} bytes lost"
-        );
+        assert_eq!(kept.expect("a torn end is no damage"), 9, "{lost} bytes lost");
         let kept = reopen_damaged(|bytes, frames| {
             let (at, _) = frames[10];
             bytes[at..at + lost].fill(0);
         })
         .await;
-        assert_eq!(
-            kept.expect("a torn end is no damage"),
-            9,
-            "the first {lost} bytes lost"
-        );
+        assert_eq!(kept.expect("a torn end is no damage"), 9, "the first {lost} bytes lost");
     }
 }
 
 #[tokio::test]
 async fn a_whole_end_is_kept() {
-    assert_eq!(
-        reopen_damaged(|_, _| {}).await.expect("nothing is damaged"),
-        10
-    );
+    assert_eq!(reopen_damaged(|_, _| {}).await.expect("nothing is damaged"), 10);
     let kept = reopen_damaged(|bytes, frames| bytes.truncate(frames[10].0 + frames[10].1)).await;
     assert_eq!(kept.expect("only unused space is gone"), 10);
 }
@@ -329,21 +229,13 @@ async fn damage_before_the_end_is_an_error_that_names_file_and_place() {
 
 #[tokio::test]
 async fn a_log_of_another_store_is_an_error() {
-    let (one, other) = (
-        TempDir::new().expect("a directory"),
-        TempDir::new().expect("a directory"),
-    );
+    let (one, other) = (TempDir::new().expect("a directory"), TempDir::new().expect("a directory"));
     for directory in [&one, &other] {
         commit(&open(directory.path()), vec![put("/r/a/x", "1")]).await;
     }
     fs::copy(the_log(one.path()), the_log(other.path())).expect("copied");
-    let error = EmbeddedStore::open(other.path(), Options::default())
-        .map(|_| ())
-        .expect_err("refused");
-    assert!(
-        matches!(error, OpenError::Damaged { offset: 0, .. }),
-        "{error}"
-    );
+    let error = EmbeddedStore::open(other.path(), Options::default()).map(|_| ()).expect_err("refused");
+    assert!(matches!(error, OpenError::Damaged { offset: 0, .. }), "{error}");
 }
 
 #[tokio::test]
@@ -358,9 +250,7 @@ async fn a_missing_or_damaged_file_is_an_error() {
     let log = the_log(directory.path());
     let aside = directory.path().join("aside");
     fs::rename(&log, &aside).expect("renamed");
-    let error = EmbeddedStore::open(directory.path(), Options::default())
-        .map(|_| ())
-        .expect_err("refused");
+    let error = EmbeddedStore::open(directory.path(), Options::default()).map(|_| ()).expect_err("refused");
     assert!(matches!(error, OpenError::Missing { .. }), "{error}");
     fs::rename(&aside, &log).expect("renamed");
     let snapshot = fs::read_dir(directory.path())
@@ -373,18 +263,11 @@ async fn a_missing_or_damaged_file_is_an_error() {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;
         fs::write(&snapshot, bytes).expect("written");
-        let error = EmbeddedStore::open(directory.path(), Options::default())
-            .map(|_| ())
-            .expect_err("refused");
-        assert!(
-            matches!(&error, OpenError::Damaged { path, .. } if *path == snapshot),
-            "{error}"
-        );
+        let error = EmbeddedStore::open(directory.path(), Options::default()).map(|_| ()).expect_err("refused");
+        assert!(matches!(&error, OpenError::Damaged { path, .. } if *path == snapshot), "{error}");
     }
     fs::write(&snapshot, &whole[..whole.len() - frame::HEADER_BYTES]).expect("written");
-    let error = EmbeddedStore::open(directory.path(), Options::default())
-        .map(|_| ())
-        .expect_err("refused");
+    let error = EmbeddedStore::open(directory.path(), Options::default()).map(|_| ()).expect_err("refused");
     assert!(matches!(&error, OpenError::Damaged { .. }), "{error}");
     fs::write(&snapshot, whole).expect("written");
     drop(open(directory.path()));
@@ -416,11 +299,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Condition::Fresh),
         1 => Just(Condition::Stale),
     ];
-    let write = (
-        0u8..12,
-        proptest::option::weighted(0.7, any::<u16>()),
-        condition,
-    );
+    let write = (0u8..12, proptest::option::weighted(0.7, any::<u16>()), condition);
     prop_oneof![
         12 => proptest::collection::vec(write, 1..5).prop_map(Step::Commit),
         1 => any::<u8>().prop_map(Step::Compact),
@@ -453,9 +332,7 @@ impl Model {
                 Precondition::Any => true,
                 Precondition::Absent => current.is_none(),
                 Precondition::Present => current.is_some(),
-                Precondition::ModifiedAt(revision) => {
-                    current.is_some_and(|(_, _, modified)| *modified == revision)
-                }
+                Precondition::ModifiedAt(revision) => current.is_some_and(|(_, _, modified)| *modified == revision),
             };
             if !holds {
                 return Err(write.key().to_string());
@@ -480,10 +357,7 @@ impl Model {
         let mut writes: Vec<Write> = Vec::new();
         for (key, value, condition) in drawn {
             let key = format!("/r/{}/{}", key % 3, key / 3);
-            let modified = self
-                .now()
-                .get(&key)
-                .map_or(Revision(u64::MAX), |(_, _, modified)| *modified);
+            let modified = self.now().get(&key).map_or(Revision(u64::MAX), |(_, _, modified)| *modified);
             let when = match condition {
                 Condition::Any => Precondition::Any,
                 Condition::Absent => Precondition::Absent,
@@ -502,47 +376,19 @@ impl Model {
     }
 }
 
-async fn state_at(
-    store: &EmbeddedStore,
-    prefix: &str,
-    at: Option<Revision>,
-) -> Result<State, ReadError> {
-    let page = store
-        .range(Range {
-            prefix: prefix.into(),
-            after: None,
-            limit: 0,
-            at,
-        })
-        .await?;
-    let entry = |e: &Arc<Entry>| {
-        (
-            e.key.to_string(),
-            (
-                String::from_utf8_lossy(&e.value).into_owned(),
-                e.created,
-                e.modified,
-            ),
-        )
-    };
+async fn state_at(store: &EmbeddedStore, prefix: &str, at: Option<Revision>) -> Result<State, ReadError> {
+    let page = store.range(Range { prefix: prefix.into(), after: None, limit: 0, at }).await?;
+    let entry =
+        |e: &Arc<Entry>| (e.key.to_string(), (String::from_utf8_lossy(&e.value).into_owned(), e.created, e.modified));
     Ok(page.entries.iter().map(entry).collect())
 }
 
 async fn run(directory: &Path, steps: Vec<Step>) {
-    let options = Options {
-        log_bytes: 600,
-        ..Options::default()
-    };
+    let options = Options { log_bytes: 600, ..Options::default() };
     let mut store = EmbeddedStore::open(directory, options).expect("opens");
-    let mut model = Model {
-        states: vec![State::new()],
-        oldest: 0,
-    };
+    let mut model = Model { states: vec![State::new()], oldest: 0 };
     // Follows the store from its empty state by events alone.
-    let mut watch = store
-        .watch("/r/", Some(Revision(0)))
-        .await
-        .expect("nothing is forgotten yet");
+    let mut watch = store.watch("/r/", Some(Revision(0))).await.expect("nothing is forgotten yet");
     let mut followed = State::new();
     for step in steps {
         match step {
@@ -555,10 +401,7 @@ async fn run(directory: &Path, steps: Vec<Step>) {
                     }
                     other => panic!("{writes:?}: {other:?}"),
                 }
-                assert_eq!(
-                    &state_at(&store, "", None).await.expect("readable"),
-                    model.now()
-                );
+                assert_eq!(&state_at(&store, "", None).await.expect("readable"), model.now());
             }
             Step::Compact(at) => {
                 let at = usize::from(at) % model.states.len();
@@ -573,15 +416,8 @@ async fn run(directory: &Path, steps: Vec<Step>) {
                 match state_at(&store, "/r/1/", Some(Revision(at as u64))).await {
                     Ok(state) => {
                         assert!(at >= model.oldest);
-                        let expected = model.states[at]
-                            .iter()
-                            .filter(|(key, _)| key.starts_with("/r/1/"));
-                        assert_eq!(
-                            state,
-                            expected
-                                .map(|(k, v)| (k.clone(), v.clone()))
-                                .collect::<State>()
-                        );
+                        let expected = model.states[at].iter().filter(|(key, _)| key.starts_with("/r/1/"));
+                        assert_eq!(state, expected.map(|(k, v)| (k.clone(), v.clone())).collect::<State>());
                     }
                     Err(ReadError::Compacted { .. }) => assert!(at < model.oldest),
                     Err(error) => panic!("{error}"),
@@ -593,10 +429,7 @@ async fn run(directory: &Path, steps: Vec<Step>) {
                 store = EmbeddedStore::open(directory, options).expect("opens");
                 // A snapshot forgets what was before it, compaction lasts until then.
                 model.oldest = store.image.oldest("/r/").0 as usize;
-                assert_eq!(
-                    &state_at(&store, "", None).await.expect("readable"),
-                    model.now()
-                );
+                assert_eq!(&state_at(&store, "", None).await.expect("readable"), model.now());
                 followed = model.now().clone();
                 watch = store.watch("/r/", None).await.expect("from now on");
             }
@@ -615,20 +448,12 @@ async fn run(directory: &Path, steps: Vec<Step>) {
 fn follow(state: &mut State, events: &[crate::Event]) {
     for event in events {
         let previous = event.previous.as_ref().map(|entry| entry.modified);
-        assert_eq!(
-            state
-                .get(&*event.entry.key)
-                .map(|(_, _, modified)| *modified),
-            previous
-        );
+        assert_eq!(state.get(&*event.entry.key).map(|(_, _, modified)| *modified), previous);
         if event.deleted {
             state.remove(&*event.entry.key);
         } else {
             let text = String::from_utf8_lossy(&event.entry.value).into_owned();
-            state.insert(
-                event.entry.key.to_string(),
-                (text, event.entry.created, event.entry.modified),
-            );
+            state.insert(event.entry.key.to_string(), (text, event.entry.created, event.entry.modified));
         }
     }
 }

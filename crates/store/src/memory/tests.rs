@@ -11,10 +11,7 @@ use crate::{Entry, Watch as _, WatchItem};
 const HISTORY_BYTES: usize = 64 << 10;
 
 fn image() -> Arc<Image> {
-    Arc::new(Image::new(ImageOptions {
-        history_bytes: HISTORY_BYTES,
-        ..ImageOptions::default()
-    }))
+    Arc::new(Image::new(ImageOptions { history_bytes: HISTORY_BYTES, ..ImageOptions::default() }))
 }
 
 /// Publishes the next version of `key`.
@@ -22,20 +19,8 @@ fn publish(image: &Image, key: &str, bytes: usize) {
     let revision = Revision(image.current().0 + 1);
     let previous = image.latest(key);
     let created = previous.as_ref().map_or(revision, |entry| entry.created);
-    let entry = Arc::new(Entry::new(
-        Arc::from(key),
-        Bytes::from(vec![b'v'; bytes]),
-        created,
-        revision,
-    ));
-    image.publish(vec![Change {
-        revision,
-        events: vec![Event {
-            entry,
-            previous,
-            deleted: false,
-        }],
-    }]);
+    let entry = Arc::new(Entry::new(Arc::from(key), Bytes::from(vec![b'v'; bytes]), created, revision));
+    image.publish(vec![Change { revision, events: vec![Event { entry, previous, deleted: false }] }]);
 }
 
 #[test]
@@ -43,16 +28,9 @@ fn history_stays_within_its_budget() {
     let image = image();
     for n in 0..1000 {
         publish(&image, &format!("/r/a/{}", n % 7), 500);
-        assert!(
-            image.history_bytes() <= HISTORY_BYTES,
-            "{} bytes",
-            image.history_bytes()
-        );
+        assert!(image.history_bytes() <= HISTORY_BYTES, "{} bytes", image.history_bytes());
     }
-    assert!(
-        image.history_bytes() > HISTORY_BYTES / 2,
-        "the budget is used"
-    );
+    assert!(image.history_bytes() > HISTORY_BYTES / 2, "the budget is used");
     image.compact(image.current()).expect("current");
     assert_eq!(image.history_bytes(), 0);
 }
@@ -68,10 +46,7 @@ fn a_busy_collection_does_not_cost_a_quiet_one_its_history() {
     assert_eq!(image.oldest("/r/quiet/"), Revision(0));
     assert!(image.oldest("/r/busy/") > Revision(500));
     assert!(image.watch("/r/quiet/", Some(Revision(1))).is_ok());
-    assert!(matches!(
-        image.watch("/r/busy/", Some(Revision(500))),
-        Err(ReadError::Compacted { .. })
-    ));
+    assert!(matches!(image.watch("/r/busy/", Some(Revision(500))), Err(ReadError::Compacted { .. })));
 }
 
 #[tokio::test]
