@@ -170,7 +170,7 @@ impl Core {
     pub fn apply_pod(&mut self, pod: Arc<Pod>, now: Duration) {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         if matches!(phase, Some("Succeeded" | "Failed")) {
-            self.delete_pod(&pod, now);
+            self.delete_pod(&uid_of(&pod), now);
             return;
         }
         let spec = pod.spec.as_ref();
@@ -248,26 +248,25 @@ impl Core {
         }
     }
 
-    fn give_up_nomination(&mut self, uid: &Arc<str>, now: Duration) {
+    fn give_up_nomination(&mut self, uid: &str, now: Duration) {
         if let Some(nominated) = self.nominations.remove(uid) {
             let usage = Arc::new(nominated.class.shape.0.usage.clone());
             let priority = nominated.class.priority;
-            let event = Event::PodDeleted(EventPod { uid: uid.clone(), class: nominated.class, usage, has_place: true });
+            let event = Event::PodDeleted(EventPod { uid: uid.into(), class: nominated.class, usage, has_place: true });
             self.wake_if(&event, now, |queued| queued.class.priority <= priority);
         }
     }
 
-    /// A pod went, or ended.
-    pub fn delete_pod(&mut self, pod: &Pod, now: Duration) {
-        let uid = uid_of(pod);
-        self.queue.remove(&uid);
-        self.preempting.remove(&uid);
-        self.assumed.remove(&uid);
-        if let Some(row) = self.snapshot.remove_pod(&uid) {
-            self.nominations.remove(&uid);
+    /// The pod with this uid went, or ended.
+    pub fn delete_pod(&mut self, uid: &str, now: Duration) {
+        self.queue.remove(uid);
+        self.preempting.remove(uid);
+        self.assumed.remove(uid);
+        if let Some(row) = self.snapshot.remove_pod(uid) {
+            self.nominations.remove(uid);
             self.wake(&Event::PodDeleted(event_pod(&row)), now);
         } else {
-            self.give_up_nomination(&uid, now);
+            self.give_up_nomination(uid, now);
         }
     }
 

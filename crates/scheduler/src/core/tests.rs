@@ -38,7 +38,7 @@ impl Cluster {
     }
 
     fn delete(&mut self, pod: Value) {
-        self.core.delete_pod(&serde_json::from_value(pod).unwrap(), self.now);
+        self.core.delete_pod(pod["metadata"]["uid"].as_str().unwrap(), self.now);
     }
 
     /// Runs until nothing is left to do; bindings succeed.
