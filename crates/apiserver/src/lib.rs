@@ -4,4 +4,6 @@
 //! controller and decides nothing about pods.
 
 pub mod codec;
+pub mod discovery;
 pub mod kinds_table;
+pub mod patch;
