@@ -315,6 +315,10 @@ fn is_left_out(field: &Field, value: &Value) -> bool {
     if field.omit == Omit::Never || field.schema.pointer {
         return false;
     }
+    // An empty list here asks for tracking to start anew; whoever tracks takes it out.
+    if field.name == "managedFields" && value.is_array() {
+        return false;
+    }
     match field.schema.shape() {
         Shape::Struct(known) => field.omit == Omit::Zero && *value == zero_struct(known),
         Shape::Time | Shape::MicroTime => field.omit == Omit::Zero && value.is_null(),
