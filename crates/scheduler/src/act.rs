@@ -115,7 +115,11 @@ impl Actor {
                 Outcome::Preempted { uid, succeeded }
             }
             Job::Skipped { pod } => {
-                self.recorder.warning(&*pod, "FailedScheduling", format!("skip schedule deleting pod: {}", PodKey::of(&pod)));
+                self.recorder.warning(
+                    &*pod,
+                    "FailedScheduling",
+                    format!("skip schedule deleting pod: {}", PodKey::of(&pod)),
+                );
                 Outcome::Reported
             }
         }
@@ -291,9 +295,11 @@ mod tests {
 
     #[test]
     fn the_transition_time_stays_while_the_status_does() {
-        let condition = json!({"type": "PodScheduled", "status": "False", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let condition =
+            json!({"type": "PodScheduled", "status": "False", "lastTransitionTime": "2026-01-01T00:00:00Z"});
         let pod = pod(json!({"conditions": [condition]}));
-        let patch = status_patch(&pod, scheduled_condition(&pod, "Unschedulable", "no"), None, Timestamp::UNIX_EPOCH).unwrap();
+        let patch =
+            status_patch(&pod, scheduled_condition(&pod, "Unschedulable", "no"), None, Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!(patch["status"]["conditions"][0]["lastTransitionTime"], "2026-01-01T00:00:00Z");
     }
 

@@ -199,7 +199,9 @@ impl Core {
         self.snapshot.apply_pod(facts_of(pod, uid, class, usage), node);
         match old {
             None => self.wake(&Event::PodAdded(new), now),
-            Some(old) if old.class.id != new.class.id || old.usage != new.usage => self.wake(&Event::PodUpdated { old, new }, now),
+            Some(old) if old.class.id != new.class.id || old.usage != new.usage => {
+                self.wake(&Event::PodUpdated { old, new }, now)
+            }
             Some(_) => {}
         }
     }
@@ -228,7 +230,12 @@ impl Core {
         self.queue.update(&uid, pod, class.clone(), gated);
         if old.class.id != class.id || was_gated != gated {
             let has_place = self.nominations.node_of(&uid).is_some();
-            let event_pod = |class: Class| EventPod { uid: uid.clone(), usage: Arc::new(class.shape.0.usage.clone()), class, has_place };
+            let event_pod = |class: Class| EventPod {
+                uid: uid.clone(),
+                usage: Arc::new(class.shape.0.usage.clone()),
+                class,
+                has_place,
+            };
             let event = Event::PodUpdated { old: event_pod(old.class.clone()), new: event_pod(class) };
             self.wake(&event, now);
         }
@@ -318,15 +325,27 @@ impl Core {
         }
     }
 
-    fn after_rejection(&mut self, queued: QueuedPod, candidate: &Candidate, diagnosis: &Diagnosis, now: Duration) -> Step {
+    fn after_rejection(
+        &mut self,
+        queued: QueuedPod,
+        candidate: &Candidate,
+        diagnosis: &Diagnosis,
+        now: Duration,
+    ) -> Step {
         let message = diagnosis.message();
         if diagnosis.aborted {
             // Upstream's rule for resource claims has no state then and says so.
             return self.reject(queued, diagnosis.plugins, format!("{message} not found"), None, now);
         }
         Counters::add(&self.counters.preemption_attempts);
-        let preemption =
-            plugins::preempt(&mut self.evaluator, &mut self.snapshot, &self.objects, &self.nominations, candidate, diagnosis);
+        let preemption = plugins::preempt(
+            &mut self.evaluator,
+            &mut self.snapshot,
+            &self.objects,
+            &self.nominations,
+            candidate,
+            diagnosis,
+        );
         let explain = |what: &str| format!("{message} {}, preemption: {what}", plugins::NOTHING_TO_DEALLOCATE);
         match preemption {
             Preemption::NotEligible(why) => self.reject(queued, diagnosis.plugins, explain(why), None, now),
@@ -337,17 +356,28 @@ impl Core {
             Preemption::Chosen(victims) => {
                 let node = self.snapshot.columns.name[victims.node.index()].clone();
                 Counters::add(&self.counters.preemptions);
-                self.counters.preemption_victims.fetch_add(victims.pods.len() as u64, std::sync::atomic::Ordering::Relaxed);
+                self.counters
+                    .preemption_victims
+                    .fetch_add(victims.pods.len() as u64, std::sync::atomic::Ordering::Relaxed);
                 self.make_room(queued, diagnosis.plugins, message, node, &victims.pods, now)
             }
         }
     }
 
-    fn make_room(&mut self, queued: QueuedPod, by: PluginSet, message: String, node: Arc<str>, pods: &[PodRow], now: Duration) -> Step {
+    fn make_room(
+        &mut self,
+        queued: QueuedPod,
+        by: PluginSet,
+        message: String,
+        node: Arc<str>,
+        pods: &[PodRow],
+        now: Duration,
+    ) -> Step {
         let priority = queued.class.priority;
         let uid = queued.uid.clone();
         let lower = self.nominations.on_node(&node).filter(|(_, nominated)| nominated.class.priority < priority);
-        let outranked: Vec<(Arc<str>, PodKey)> = lower.map(|(uid, nominated)| (uid.clone(), nominated.key.clone())).collect();
+        let outranked: Vec<(Arc<str>, PodKey)> =
+            lower.map(|(uid, nominated)| (uid.clone(), nominated.key.clone())).collect();
         for (uid, _) in &outranked {
             self.nominations.remove(uid);
         }
@@ -355,7 +385,8 @@ impl Core {
         self.nominations.set(uid.clone(), nominated);
         // The last one is deleted last; the least important tells best that
         // room is there.
-        let victims: Vec<PodKey> = pods.iter().filter(|pod| !pod.class.terminating).map(|pod| pod.key.clone()).collect();
+        let victims: Vec<PodKey> =
+            pods.iter().filter(|pod| !pod.class.terminating).map(|pod| pod.key.clone()).collect();
         let Step::Report(report) = self.reject(queued, by, message, Some(Some(node.clone())), now) else {
             unreachable!("a rejection without preemption is a report")
         };
@@ -366,7 +397,14 @@ impl Core {
         Step::Preempt { report, victims, outranked: outranked.into_iter().map(|(_, key)| key).collect(), node }
     }
 
-    fn reject(&mut self, queued: QueuedPod, by: PluginSet, message: String, nomination: Option<Option<Arc<str>>>, now: Duration) -> Step {
+    fn reject(
+        &mut self,
+        queued: QueuedPod,
+        by: PluginSet,
+        message: String,
+        nomination: Option<Option<Arc<str>>>,
+        now: Duration,
+    ) -> Step {
         Counters::add(&self.counters.unschedulable_attempts);
         self.queue.fail(&queued.uid, Failure::Rejected(by), now);
         Step::Report(Report { pod: queued.pod, reason: "Unschedulable", message, nomination })
@@ -460,7 +498,9 @@ fn facts_of(pod: &Pod, uid: Arc<str>, class: Class, usage: Arc<Usage>) -> PodFac
         usage,
         start: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0.as_microsecond()),
         preempted: class.terminating
-            && disrupted.is_some_and(|condition| condition.status == "True" && condition.reason.as_deref() == Some("PreemptionByScheduler")),
+            && disrupted.is_some_and(|condition| {
+                condition.status == "True" && condition.reason.as_deref() == Some("PreemptionByScheduler")
+            }),
         class,
     }
 }

@@ -55,7 +55,12 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(core: Core) -> Arc<Self> {
-        Arc::new(Self { core: Locked::new(core), started: Instant::now(), changed: Notify::new(), missing: AtomicUsize::new(0) })
+        Arc::new(Self {
+            core: Locked::new(core),
+            started: Instant::now(),
+            changed: Notify::new(),
+            missing: AtomicUsize::new(0),
+        })
     }
 
     /// Time since the start, the core's clock.

@@ -5,19 +5,21 @@ mod default_binder;
 mod default_preemption;
 mod dynamic_resources;
 mod image_locality;
+mod inter_pod_affinity;
 mod node_affinity;
 mod node_name;
 mod node_ports;
 mod node_resources_balanced_allocation;
 mod node_resources_fit;
 mod node_unschedulable;
+mod pod_topology_spread;
 mod priority_sort;
 mod scheduling_gates;
 mod taint_toleration;
 
 pub use default_binder::binding;
-pub(crate) use dynamic_resources::NOTHING_TO_DEALLOCATE;
 pub use default_preemption::{Preemption, Victims, preempt};
+pub(crate) use dynamic_resources::NOTHING_TO_DEALLOCATE;
 pub use priority_sort::QueuePosition;
 pub use scheduling_gates::is_gated;
 
@@ -74,6 +76,8 @@ impl Default for Registry {
                 rule(Box::new(node_affinity::NodeAffinity), 2),
                 rule(Box::new(node_ports::NodePorts), 0),
                 rule(Box::new(node_resources_fit::NodeResourcesFit), 1),
+                rule(Box::new(pod_topology_spread::PodTopologySpread), 2),
+                rule(Box::new(inter_pod_affinity::InterPodAffinity), 2),
                 rule(Box::new(dynamic_resources::DynamicResources), 0),
                 rule(Box::new(default_preemption::DefaultPreemption), 0),
                 rule(Box::new(node_resources_balanced_allocation::NodeResourcesBalancedAllocation), 1),
@@ -87,8 +91,13 @@ impl Default for Registry {
 impl Registry {
     /// Upstream's names of the rules in a set, sorted.
     pub fn names(&self, set: PluginSet) -> Vec<&'static str> {
-        let mut names: Vec<_> =
-            self.plugins.iter().enumerate().filter(|(index, _)| set.contains(*index)).map(|(_, rule)| rule.plugin.name()).collect();
+        let mut names: Vec<_> = self
+            .plugins
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| set.contains(*index))
+            .map(|(_, rule)| rule.plugin.name())
+            .collect();
         names.sort_unstable();
         names
     }

@@ -248,7 +248,8 @@ impl PodTerm {
 
     /// True if it speaks of a pod in this namespace with these labels.
     pub fn matches(&self, namespace: &str, namespace_labels: &Labels, labels: &Labels) -> bool {
-        (self.namespaces.contains(namespace) || self.namespace_selector.matches(namespace_labels)) && self.selector.matches(labels)
+        (self.namespaces.contains(namespace) || self.namespace_selector.matches(namespace_labels))
+            && self.selector.matches(labels)
     }
 }
 
@@ -314,7 +315,12 @@ impl Classes {
         let shape = SharedShape(self.shapes.intern(shape_of(spec)));
         let facts = ClassFacts {
             affinity: affinity_of(spec, &namespace).map(Box::new),
-            spread: spec.topology_spread_constraints.iter().flatten().map(|constraint| SpreadConstraint::new(constraint, &labels)).collect(),
+            spread: spec
+                .topology_spread_constraints
+                .iter()
+                .flatten()
+                .map(|constraint| SpreadConstraint::new(constraint, &labels))
+                .collect(),
             namespace,
             labels: Arc::new(labels),
             shape,
@@ -333,7 +339,9 @@ fn shape_of(spec: &core::PodSpec) -> Shape {
     let containers = || spec.containers.iter();
     let init_containers = || spec.init_containers.iter().flatten();
     let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-    let preferred = affinity.iter().flat_map(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.iter().flatten());
+    let preferred = affinity
+        .iter()
+        .flat_map(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.iter().flatten());
     let volume_images = spec.volumes.iter().flatten().filter_map(|volume| volume.image.as_ref()?.reference.as_deref());
     let images = init_containers().chain(containers()).filter_map(|container| container.image.as_deref());
     let mut ports: Vec<HostPort> = init_containers()
@@ -353,7 +361,10 @@ fn shape_of(spec: &core::PodSpec) -> Shape {
         usage: Usage::of_pending(spec),
         node_name: spec.node_name.clone().unwrap_or_default(),
         selection: NodeSelection::of_pod(spec),
-        preferred: preferred.filter(|term| term.weight != 0).map(|term| (term.weight, NodeTerm::new(&term.preference))).collect(),
+        preferred: preferred
+            .filter(|term| term.weight != 0)
+            .map(|term| (term.weight, NodeTerm::new(&term.preference)))
+            .collect(),
         tolerations: spec.tolerations.iter().flatten().map(Toleration::new).collect(),
         ports,
         images: images.chain(volume_images).map(tagged).collect(),
@@ -371,13 +382,30 @@ fn affinity_of(spec: &core::PodSpec, namespace: &str) -> Option<PodAffinity> {
     let affinity = spec.affinity.as_ref()?;
     let near = affinity.pod_affinity.as_ref();
     let far = affinity.pod_anti_affinity.as_ref();
-    let weighted = |term: &core::WeightedPodAffinityTerm| (term.weight, PodTerm::new(&term.pod_affinity_term, namespace));
+    let weighted =
+        |term: &core::WeightedPodAffinityTerm| (term.weight, PodTerm::new(&term.pod_affinity_term, namespace));
     let plain = |term: &core::PodAffinityTerm| PodTerm::new(term, namespace);
     let result = PodAffinity {
-        required: near.iter().flat_map(|near| near.required_during_scheduling_ignored_during_execution.iter().flatten()).map(plain).collect(),
-        preferred: near.iter().flat_map(|near| near.preferred_during_scheduling_ignored_during_execution.iter().flatten()).map(weighted).collect(),
-        anti_required: far.iter().flat_map(|far| far.required_during_scheduling_ignored_during_execution.iter().flatten()).map(plain).collect(),
-        anti_preferred: far.iter().flat_map(|far| far.preferred_during_scheduling_ignored_during_execution.iter().flatten()).map(weighted).collect(),
+        required: near
+            .iter()
+            .flat_map(|near| near.required_during_scheduling_ignored_during_execution.iter().flatten())
+            .map(plain)
+            .collect(),
+        preferred: near
+            .iter()
+            .flat_map(|near| near.preferred_during_scheduling_ignored_during_execution.iter().flatten())
+            .map(weighted)
+            .collect(),
+        anti_required: far
+            .iter()
+            .flat_map(|far| far.required_during_scheduling_ignored_during_execution.iter().flatten())
+            .map(plain)
+            .collect(),
+        anti_preferred: far
+            .iter()
+            .flat_map(|far| far.preferred_during_scheduling_ignored_during_execution.iter().flatten())
+            .map(weighted)
+            .collect(),
     };
     (result != PodAffinity::default()).then_some(result)
 }
@@ -443,7 +471,9 @@ mod tests {
 
     #[test]
     fn an_image_without_a_tag_means_latest() {
-        for (name, expected) in [("a", "a:latest"), ("a:1", "a:1"), ("h:5000/a", "h:5000/a:latest"), ("h:5000/a:1", "h:5000/a:1")] {
+        for (name, expected) in
+            [("a", "a:latest"), ("a:1", "a:1"), ("h:5000/a", "h:5000/a:latest"), ("h:5000/a:1", "h:5000/a:1")]
+        {
             assert_eq!(tagged(name), expected);
         }
     }
