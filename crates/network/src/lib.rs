@@ -2,10 +2,12 @@
 //! set, then apply it by netlink in one transaction. It answers no DNS query
 //! and proxies no byte.
 
+pub mod activity;
 pub mod cidr;
 pub mod pod;
 
 mod netlink;
+mod rule;
 #[cfg(test)]
 mod testnet;
 

@@ -28,6 +28,7 @@ pub struct Definition {
     special: bool,
     library: OnceLock<&'static Library>,
     schema: OnceLock<Schema>,
+    reference: OnceLock<Schema>,
 }
 
 /// A line of the table that cannot be read.
@@ -105,7 +106,15 @@ fn body_length(text: &str) -> usize {
 
 impl Definition {
     fn new(name: &'static str, attributes: &'static str, body: &'static str, special: bool) -> Self {
-        Self { name, attributes, body, special, library: OnceLock::new(), schema: OnceLock::new() }
+        Self {
+            name,
+            attributes,
+            body,
+            special,
+            library: OnceLock::new(),
+            schema: OnceLock::new(),
+            reference: OnceLock::new(),
+        }
     }
 
     /// `core.v1.Pod`.
@@ -151,6 +160,11 @@ impl Definition {
     /// The type itself.
     pub fn schema(&'static self) -> &'static Schema {
         self.schema.get_or_init(|| self.parse().expect("the generated table is read whole by a test"))
+    }
+
+    /// A schema that refers to the type: the type is parsed when its shape is asked for.
+    pub fn lazy_schema(&'static self) -> &'static Schema {
+        self.reference.get_or_init(|| Schema::new(Shape::Named(self)))
     }
 
     /// Parses the definition anew.

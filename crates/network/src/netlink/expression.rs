@@ -143,15 +143,6 @@ impl Data {
 /// `NFTA_DATA_VALUE`.
 pub(crate) const NFTA_DATA_VALUE: u16 = 1;
 
-/// What the packet path does to a set.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum SetChange {
-    /// Adds the element or renews its timeout.
-    Update,
-    /// Removes it; the rule goes on only if it was there.
-    Delete,
-}
-
 /// One step of a rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Expression {
@@ -185,8 +176,9 @@ pub(crate) enum Expression {
     SetConntrack(Conntrack, Register),
     /// Loads a random number below the bound.
     Random(u32, Register),
-    /// Changes a set: name, change, key, value, timeout.
-    Change(String, SetChange, Register, Option<Register>, Option<Duration>),
+    /// Puts an element into a map that rules fill, or renews its timeout: map,
+    /// key, value, timeout.
+    Remember(String, Register, Register, Duration),
     /// Goes on only if the address is one of this node's own.
     IsLocal(End, Register),
     /// Sends the connection to address and port (registers of IPv4).
@@ -298,19 +290,13 @@ impl Expression {
                 a.u32_be(3, NFT_NG_RANDOM);
                 a.u32_be(4, 0);
             }),
-            Self::Change(set, change, key, value, timeout) => named(attributes, "dynset", |a| {
-                a.text(1, set);
-                a.u32_be(3, match change {
-                    SetChange::Update => 1,
-                    SetChange::Delete => 2,
-                });
+            Self::Remember(map, key, value, timeout) => named(attributes, "dynset", |a| {
+                const NFT_DYNSET_OP_UPDATE: u32 = 1;
+                a.text(1, map);
+                a.u32_be(3, NFT_DYNSET_OP_UPDATE);
                 a.u32_be(4, key.number());
-                if let Some(value) = value {
-                    a.u32_be(5, value.number());
-                }
-                if let Some(timeout) = timeout {
-                    a.u64_be(6, u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-                }
+                a.u32_be(5, value.number());
+                a.u64_be(6, u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
             }),
             Self::IsLocal(end, register) => {
                 named(attributes, "fib", |a| {
