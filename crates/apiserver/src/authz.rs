@@ -20,6 +20,7 @@ use crate::resource::Catalog;
 use feed::{Change, Feed};
 use index::{Index, Kind};
 use node::NodeGraph;
+pub(crate) use node::{name_of as node_name, reference_in};
 pub(crate) use index::RoleRef;
 use rules::PolicyRule;
 

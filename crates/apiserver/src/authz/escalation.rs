@@ -9,7 +9,7 @@ use super::rules::{self, PolicyRule, QuotedList};
 use super::{MASTERS, Policy, RoleRef};
 use crate::access::{Attributes, UserInfo};
 use crate::field::Quoted;
-use crate::object::{self, Meta};
+use crate::object;
 
 /// A role or binding about to be written.
 pub(crate) struct Grant<'a> {
@@ -149,7 +149,3 @@ pub(crate) fn grants(group: &str, plural: &str) -> bool {
         && matches!(plural, "roles" | "clusterroles" | "rolebindings" | "clusterrolebindings")
 }
 
-/// The name that the refusal carries: that of the object.
-pub(crate) fn name_of<'a>(grant: &Grant<'a>) -> &'a str {
-    grant.new.name()
-}

@@ -157,9 +157,13 @@ fn needs(pod: &Value) -> HashSet<Target> {
         }
     };
     need(Need::Pod, pod.name());
-    if pod.annotation(MIRROR).is_some() {
-        return needs;
+    if pod.annotation(MIRROR).is_none() {
+        visit_references(pod, &mut need);
     }
+    needs
+}
+
+fn visit_references(pod: &Value, need: &mut impl FnMut(Need, &str)) {
     need(Need::ServiceAccount, object::text(pod, "spec.serviceAccountName"));
     for secret in object::items(pod, "spec.imagePullSecrets") {
         need(Need::Secret, object::text(secret, "name"));
@@ -186,7 +190,8 @@ fn needs(pod: &Value) -> HashSet<Target> {
             need(Need::Secret, object::text(source, "secret.name"));
             need(Need::ConfigMap, object::text(source, "configMap.name"));
         }
-        visit_secrets(volume, &mut |reference| need(Need::Secret, object::text(reference, "name")));
+        let mut secret = |reference: &Value| need(Need::Secret, object::text(reference, "name"));
+        visit_secrets(volume, &mut secret);
     }
     for claim in object::items(pod, "spec.resourceClaims") {
         need(Need::ResourceClaim, object::text(claim, "resourceClaimName"));
@@ -195,7 +200,51 @@ fn needs(pod: &Value) -> HashSet<Target> {
         need(Need::ResourceClaim, object::text(status, "resourceClaimName"));
     }
     need(Need::ResourceClaim, object::text(pod, "status.extendedResourceClaimStatus.resourceClaimName"));
-    needs
+}
+
+/// The first kind of object that a pod refers to, in the words of the refusal
+/// of mirror pods; `None` if it refers to none.
+pub(crate) fn reference_in(pod: &Value) -> Option<&'static str> {
+    const VOLUMES: [(&str, &str); 7] = [
+        ("configMap", "configmaps (via configmap volumes)"),
+        ("secret", "secrets (via secret volumes)"),
+        ("csi", "csidrivers (via CSI volumes)"),
+        ("glusterfs", "endpoints (via glusterFS volumes)"),
+        ("persistentVolumeClaim", "persistentvolumeclaims"),
+        ("ephemeral", "persistentvolumeclaims (via ephemeral volumes)"),
+        ("azureFile", "secrets (via azureFile volumes)"),
+    ];
+    const SOURCES: [(&str, &str); 5] = [
+        ("configMap", "configmaps (via projected volumes)"),
+        ("secret", "secrets (via projected volumes)"),
+        ("serviceAccountToken", "serviceaccounts (via projected volumes)"),
+        ("clusterTrustBundle", "clustertrustbundles"),
+        ("podCertificate", "podcertificates"),
+    ];
+    let mut kinds = Vec::new();
+    visit_references(pod, &mut |need, name| {
+        if !name.is_empty() {
+            kinds.push(need);
+        }
+    });
+    let named = [
+        (Need::ServiceAccount, "serviceaccounts"),
+        (Need::Secret, "secrets"),
+        (Need::ConfigMap, "configmaps"),
+        (Need::ResourceClaim, "resourceclaims"),
+    ];
+    let direct = named.iter().find(|(need, _)| kinds.contains(need)).map(|(_, name)| *name);
+    let has = |value: &Value, field: &str| value.get(field).is_some_and(Value::is_object);
+    let volumes = object::items(pod, "spec.volumes");
+    direct.or_else(|| {
+        volumes.iter().find_map(|volume| {
+            let plain = VOLUMES.iter().find(|(field, _)| has(volume, field));
+            let projected = object::items(volume, "projected.sources");
+            plain
+                .or_else(|| projected.iter().find_map(|source| SOURCES.iter().find(|(field, _)| has(source, field))))
+                .map(|(_, name)| *name)
+        })
+    })
 }
 
 /// The references to secrets in the volume sources that name them alike.
