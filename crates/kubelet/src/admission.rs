@@ -151,7 +151,7 @@ pub(crate) async fn reject(
         if mail.object.is_some_and(|p| p.metadata.deletion_timestamp.is_some()) {
             let params = DeleteParams {
                 grace: Some(Duration::ZERO),
-                preconditions: Some(Preconditions::uid(uid.clone())),
+                preconditions: Some(Preconditions { uid: Some(uid.clone()), ..Preconditions::default() }),
                 ..DeleteParams::default()
             };
             if let Err(err) = api.delete(spec::name(&pod), &params).await

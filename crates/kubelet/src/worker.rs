@@ -4,6 +4,7 @@
 
 mod container;
 mod ending;
+mod rung;
 mod steps;
 mod writes;
 
@@ -114,7 +115,8 @@ pub(crate) struct Worker {
     /// The next steps wait until the API shows the present status.
     after_write: bool,
     retries: u32,
-    sleep: Option<crate::sleep::PodSleep>,
+    rung: Option<rung::Rung>,
+    rung_write: Option<BoxFuture<'static, ()>>,
 }
 
 impl Worker {
@@ -151,7 +153,8 @@ impl Worker {
             retry_at: None,
             after_write: false,
             retries: 0,
-            sleep: None,
+            rung: None,
+            rung_write: None,
         }
     }
 
@@ -174,9 +177,11 @@ impl Worker {
                 done = poll_job(&mut self.job) => self.job_done(done).await,
                 result = self.writes.finished() => self.written(result),
                 finished = self.prober.finished() => self.probed(finished),
+                () = poll_rung(&mut self.rung_write) => self.rung_write = None,
                 () = sleep_until(deadline) => self.dirty = true,
             }
         }
+        self.drop_rung().await;
         if !shutdown.is_cancelled() {
             self.context.references.unregister(&self.uid);
             self.context.tokens.forget(&self.uid);
@@ -198,6 +203,8 @@ impl Worker {
             }
         }
         self.prober.start_due(&self.context.runtime, &self.pod, self.observed.ips().first().copied());
+        self.keep_rung().await;
+        self.tell_rung();
         self.writes.start(&self.context, &self.pod, &self.status, self.stage == Stage::Ended);
     }
 
@@ -368,7 +375,7 @@ impl Worker {
             self.dirty = true;
         }
         if mail.sleep {
-            self.sleep_changed();
+            self.rung_changed();
         }
     }
 
@@ -509,17 +516,8 @@ impl Worker {
         let deadline = self.active_deadline().filter(|_| self.stage == Stage::Syncing && self.ended.is_none()).map(wall);
         let retry = self.retry_at.filter(|_| self.job.is_none());
         let token = self.context.tokens.renew_at(&self.uid).filter(|_| syncing && !self.observed.containers.is_empty()).map(wall);
-        [deadline, retry, token, self.prober.next_due(), self.writes.retry_at()].into_iter().flatten().min()
-    }
-
-    fn sleep_changed(&mut self) {
-        if let Some(sleep) = &self.sleep {
-            if sleep.is_frozen() {
-                self.prober.pause();
-            } else {
-                self.prober.resume();
-            }
-        }
+        let rung = self.rung_due().filter(|_| self.rung_write.is_none());
+        [deadline, retry, token, rung, self.prober.next_due(), self.writes.retry_at()].into_iter().flatten().min()
     }
 }
 
@@ -547,6 +545,13 @@ fn stretched(wait: Duration, uid: &str, attempt: u32) -> Duration {
 async fn poll_job(job: &mut Option<BoxFuture<'static, JobDone>>) -> JobDone {
     match job {
         Some(job) => job.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn poll_rung(write: &mut Option<BoxFuture<'static, ()>>) {
+    match write {
+        Some(write) => write.await,
         None => std::future::pending().await,
     }
 }

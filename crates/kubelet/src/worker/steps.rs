@@ -117,12 +117,12 @@ impl Job {
         self.context.events.pod(&self.pod, kind, reason, message);
     }
 
-    async fn tell(&self, progress: Progress) {
+    pub(super) async fn tell(&self, progress: Progress) {
         // The worker outlives its job.
         let _told = self.progress.send(progress).await;
     }
 
-    fn killer<'a>(&'a self, observed: &Observation) -> Killer<'a> {
+    pub(super) fn killer<'a>(&'a self, observed: &Observation) -> Killer<'a> {
         Killer {
             runtime: &*self.context.runtime,
             events: &self.context.events,

@@ -79,7 +79,7 @@ impl Writes {
         let terminal = status::is_terminal(self.api.phase.as_deref().unwrap_or_default());
         if ended && terminal && pod.metadata.deletion_timestamp.is_some() {
             self.deleted = true;
-            let params = DeleteParams { grace: Some(Duration::ZERO), preconditions: Some(Preconditions::uid(uid)), ..DeleteParams::default() };
+            let params = DeleteParams { grace: Some(Duration::ZERO), preconditions: Some(Preconditions { uid: Some(uid), ..Preconditions::default() }), ..DeleteParams::default() };
             self.in_flight = Some(Box::pin(async move { Sent::Delete(api.delete(&name, &params).await) }));
         }
     }
