@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use api::status::Status;
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 
 use crate::access::{Attributes, Decision, Peer, UserInfo};
@@ -17,7 +18,11 @@ use crate::state::Core;
 use crate::{metrics, paths};
 
 /// Answers one request.
-pub(crate) async fn handle(core: &Arc<Core>, request: Request<RequestBody>, peer: Peer) -> Response<ResponseBody> {
+pub(crate) fn handle(core: Arc<Core>, request: Request<RequestBody>, peer: Peer) -> BoxFuture<'static, Response<ResponseBody>> {
+    Box::pin(async move { answer(&core, request, peer).await })
+}
+
+async fn answer(core: &Arc<Core>, request: Request<RequestBody>, peer: Peer) -> Response<ResponseBody> {
     let started = Instant::now();
     let query = Query::parse(request.uri().query());
     let info = RequestInfo::parse(request.method(), request.uri().path(), &query);

@@ -52,16 +52,12 @@ impl ApiServer {
 
     /// Answers one request; from in process or from [`Self::serve`].
     pub async fn handle(&self, request: Request<RequestBody>, peer: Peer) -> Response<ResponseBody> {
-        handle::handle(&self.core, request, peer).await
+        handle::handle(Arc::clone(&self.core), request, peer).await
     }
 
     /// Answers requests of one in-process user; what a client's transport needs.
     pub fn call(self: &Arc<Self>, request: Request<bytes::Bytes>, peer: Peer) -> BoxFuture<'static, Response<ResponseBody>> {
-        let server = Arc::clone(self);
-        Box::pin(async move {
-            let request = request.map(crate::pipeline::body::full);
-            server.handle(request, peer).await
-        })
+        handle::handle(Arc::clone(&self.core), request.map(crate::pipeline::body::full), peer)
     }
 
     /// Ends all watches and streams; requests in flight go on.
@@ -126,13 +122,12 @@ impl ApiServer {
         };
         let certificates: Arc<[CertificateDer<'static>]> =
             stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
+        let core = Arc::clone(&self.core);
         let service = service_fn(move |request: Request<Incoming>| {
-            let server = Arc::clone(&self);
             let peer = Peer::Tls { certificates: Arc::clone(&certificates), remote };
-            async move {
-                let request = request.map(|body| body.map_err(|error| Box::new(error) as BodyError).boxed_unsync());
-                Ok::<_, std::convert::Infallible>(server.handle(request, peer).await)
-            }
+            let request = request.map(|body| body.map_err(|error| Box::new(error) as BodyError).boxed_unsync());
+            let answer = handle::handle(Arc::clone(&core), request, peer);
+            async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http2().max_concurrent_streams(STREAMS);

@@ -25,7 +25,7 @@ pub(super) fn conform(node: &Node<'_>, schema: &Schema) -> Result<Decoded, Decod
 }
 
 /// A tree without a schema; the last of several equal members wins.
-pub(super) fn free(node: &Node<'_>, strict: &mut Vec<String>) -> Value {
+pub(super) fn free<'a>(node: &'a Node<'a>, strict: &mut Vec<String>) -> Value {
     let mut walk = Walk { path: Vec::new(), owner: "", strict: std::mem::take(strict) };
     let value = walk.any(node);
     *strict = walk.strict;
@@ -187,7 +187,9 @@ impl<'a> Walk<'a> {
         for (key, node) in members {
             let Ok(index) = known.fields.binary_search_by(|field| field.name.as_ref().cmp(key)) else {
                 if known.preserve_unknown {
+                    self.path.push(Step::Key(key));
                     let value = self.any(node);
+                    self.path.pop();
                     out.insert(key.clone().into_owned(), value);
                 } else {
                     self.object_to("unknown", key);
@@ -223,30 +225,40 @@ impl<'a> Walk<'a> {
     }
 
     /// A tree that no schema describes.
-    fn any(&mut self, node: &Node<'_>) -> Value {
+    fn any(&mut self, node: &'a Node<'a>) -> Value {
         self.any_within(node, true)
     }
 
     /// As [`Walk::any`], but what upstream keeps as raw bytes: nothing in it
     /// is looked at.
-    fn raw(&mut self, node: &Node<'_>) -> Value {
+    fn raw(&mut self, node: &'a Node<'a>) -> Value {
         self.any_within(node, false)
     }
 
-    fn any_within(&mut self, node: &Node<'_>, report: bool) -> Value {
+    fn any_within(&mut self, node: &'a Node<'a>, report: bool) -> Value {
         match node {
             Node::Null => Value::Null,
             Node::Bool(value) => Value::Bool(*value),
             Node::Number(text) => number(text).map_or(Value::Null, Value::Number),
             Node::String(text) => Value::String(text.clone().into_owned()),
-            Node::Array(items) => Value::Array(items.iter().map(|item| self.any_within(item, report)).collect()),
+            Node::Array(items) => {
+                let mut out = Vec::with_capacity(items.len());
+                for (index, item) in items.iter().enumerate() {
+                    self.path.push(Step::Index(index));
+                    out.push(self.any_within(item, report));
+                    self.path.pop();
+                }
+                Value::Array(out)
+            }
             Node::Object(members) => {
                 let mut out = Map::new();
                 for (key, node) in members {
                     if report && out.contains_key(key.as_ref()) {
                         self.object_to("duplicate", key);
                     }
+                    self.path.push(Step::Key(key));
                     let value = self.any_within(node, report);
+                    self.path.pop();
                     out.insert(key.clone().into_owned(), value);
                 }
                 Value::Object(out)

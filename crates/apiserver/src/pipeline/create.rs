@@ -70,25 +70,16 @@ pub(crate) async fn create_as(
         crate::wire::manage_create(creation.resource, &mut object, manager, creation.stamp);
     }
     let mut warnings = Vec::new();
-    let mut request = Request {
-        core,
-        user: creation.user,
-        resource: creation.resource,
-        subresource: "",
-        operation: Operation::Create,
-        namespace: creation.namespace,
-        name: &object.name().to_owned(),
-        old: None,
-        options: None,
-        dry_run: creation.dry_run,
-        warnings: Vec::new(),
-    };
+    let given = object.name().to_owned();
+    let mut request = admission_request(core, &creation, &given);
     core.admission.mutate(&mut request, &mut object).await?;
+    warnings.append(&mut request.warnings);
     object::set_meta(&mut object, "creationTimestamp", creation.stamp);
     object::set_meta(&mut object, "uid", new_uid());
     let generated = object.name().is_empty() && !object.meta_text("generateName").is_empty();
+    let attempts = if generated { NAME_ATTEMPTS } else { 1 };
     let template = object;
-    for attempt in 1..=NAME_ATTEMPTS {
+    for attempt in 1..=attempts {
         let mut object = template.clone();
         if generated {
             let name = generate_name(object.meta_text("generateName"));
@@ -96,15 +87,15 @@ pub(crate) async fn create_as(
         }
         prepare(collection, &creation, &mut object, &mut warnings);
         validate(collection, &object)?;
-        request.name = object.name();
+        let name = object.name().to_owned();
+        let mut request = admission_request(core, &creation, &name);
         core.admission.validate(&mut request, &object).await?;
         warnings.append(&mut request.warnings);
         let reservation = core.hooks.begin_create(collection, &mut object, creation.dry_run)?;
-        let key = collection.key(creation.namespace, object.name());
+        let key = collection.key(creation.namespace, &name);
         if creation.dry_run {
-            let exists = write::current(core, &key).await?.is_some();
-            if exists {
-                return Err(Status::already_exists(&collection.group_resource, object.name()));
+            if write::current(core, &key).await?.is_some() {
+                return Err(exists(collection, &object, generated));
             }
             return Ok((Stored { object, entry: None }, warnings));
         }
@@ -114,12 +105,28 @@ pub(crate) async fn create_as(
                 core.hooks.created(collection, &object);
                 return Ok((Stored { object, entry: Some(entry) }, warnings));
             }
-            Err(Refused::Conflict) if generated && attempt < NAME_ATTEMPTS => {}
+            Err(Refused::Conflict) if attempt < attempts => {}
             Err(Refused::Conflict) => return Err(exists(collection, &object, generated)),
             Err(Refused::Failed(status)) => return Err(status),
         }
     }
     Err(exists(collection, &template, generated))
+}
+
+fn admission_request<'a>(core: &'a Core, creation: &Creation<'a>, name: &'a str) -> Request<'a> {
+    Request {
+        core,
+        user: creation.user,
+        resource: creation.resource,
+        subresource: "",
+        operation: Operation::Create,
+        namespace: creation.namespace,
+        name,
+        old: None,
+        options: None,
+        dry_run: creation.dry_run,
+        warnings: Vec::new(),
+    }
 }
 
 fn exists(collection: &Collection, object: &Value, generated: bool) -> Status {

@@ -101,7 +101,7 @@ impl DeleteOptions {
     /// From the body if there is one, else from the query.
     pub(crate) fn parse(body: Option<&Value>, query: &Query) -> Result<Self, Status> {
         let mut options = Self::default();
-        let mut policy = String::new();
+        let policy;
         let mut dry: Vec<String> = Vec::new();
         match body {
             Some(body) => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::selector::{FieldSelector, LabelSelector};
+use api::selector::{FieldSelector, Selector};
 use api::status::Status;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -27,7 +27,7 @@ pub(crate) struct Item {
 
 /// Which objects of a collection are meant.
 pub(crate) struct Filter {
-    labels: LabelSelector,
+    labels: Selector,
     fields: FieldSelector,
 }
 
@@ -39,7 +39,7 @@ impl Filter {
             Status::bad_request(error.to_string())
         };
         let labels = call.query.get("labelSelector").unwrap_or_default();
-        let labels = LabelSelector::parse(labels).map_err(|error| bad("labelSelector", labels, &error))?;
+        let labels = Selector::parse(labels).map_err(|error| bad("labelSelector", labels, &error))?;
         let fields = call.query.get("fieldSelector").unwrap_or_default();
         let fields = FieldSelector::parse(fields).map_err(|error| bad("fieldSelector", fields, &error))?;
         let strategy = &*call.resource.collection.strategy;
@@ -55,7 +55,7 @@ impl Filter {
 
     /// Everything.
     pub(crate) fn all() -> Self {
-        Self { labels: LabelSelector::everything(), fields: FieldSelector::default() }
+        Self { labels: Selector::everything(), fields: FieldSelector::default() }
     }
 
     /// True if nothing is filtered out.
@@ -70,7 +70,7 @@ impl Filter {
 
     /// True if the object is meant.
     pub(crate) fn matches(&self, facet: &Facet) -> bool {
-        self.labels.matches_by(|key| facet.labels.get(key).map(|value| &**value))
+        self.labels.matches(&facet.labels)
             && self.fields.matches(|field| facet.field(field).unwrap_or_default().to_owned())
     }
 }

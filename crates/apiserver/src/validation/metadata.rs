@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use api::names;
 use serde_json::Value;
 
-use super::names::{self, NameRule};
+use super::names::NameRule;
 use crate::field::{Errors, Path};
 use crate::object::Meta;
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::set::{self, Tree};
 use super::typed::{Atom, Members, atom, element, free};
+use crate::patch::printed as go;
 
 /// The live tree with everything that the applied one sets.
 pub(super) fn merge(live: &Value, applied: &Value, schema: &Schema) -> Result<Value, String> {
@@ -262,20 +263,6 @@ fn check_list(elements: &[Value], items: &Schema, list: &ListType, path: &str, e
             },
         };
         check(item, items, &format!("{path}{name}"), errors);
-    }
-}
-
-/// A value as Go's `%v` prints it.
-fn go(value: &Value) -> String {
-    match value {
-        Value::Null => "<nil>".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Array(items) => format!("[{}]", items.iter().map(go).collect::<Vec<_>>().join(" ")),
-        Value::Object(map) => {
-            let members: Vec<String> = map.iter().map(|(key, value)| format!("{key}:{}", go(value))).collect();
-            format!("map[{}]", members.join(" "))
-        }
-        other => other.to_string(),
     }
 }
 
