@@ -11,7 +11,9 @@ use crate::resource::Resource;
 use crate::state::Core;
 
 mod default_tolerations;
+mod escalation;
 mod namespace_lifecycle;
+mod node_restriction;
 mod priority;
 mod service_account;
 
@@ -96,6 +98,9 @@ impl Chain {
             Box::new(service_account::ServiceAccount),
             Box::new(priority::Priority),
             Box::new(default_tolerations::DefaultTolerationSeconds),
+            Box::new(node_restriction::NodeRestriction),
+            // Last: what is checked is what will be stored.
+            Box::new(escalation::Escalation),
         ])
     }
 

@@ -42,11 +42,13 @@ pub(crate) async fn ensure(core: &Core, group: &str, plural: &str, namespace: &s
         .by_resource(group, plural)
         .ok_or_else(|| failed(Status::internal("not in the table of kinds")))?;
     let user = UserInfo::new("system:apiserver", &["system:masters"]);
-    let now = stamp(jiff::Timestamp::now());
+    let at = jiff::Timestamp::now();
+    let now = stamp(at);
     resource.to_hub(&mut object);
     resource.collection.strategy.default(&mut object);
     let creation = Creation {
         user: &user,
+        now: at,
         stamp: &now,
         namespace,
         dry_run: false,

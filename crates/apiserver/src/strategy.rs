@@ -109,6 +109,16 @@ pub(crate) trait Strategy: Send + Sync + 'static {
         true
     }
 
+    /// Paths that writes of the object set back, so that nobody owns them there.
+    fn reset_on_main(&self) -> &'static [&'static str] {
+        &["status"]
+    }
+
+    /// Paths that writes of the status set back.
+    fn reset_on_status(&self) -> &'static [&'static str] {
+        &["spec"]
+    }
+
     /// True if PUT may create.
     fn create_on_update(&self) -> bool {
         false

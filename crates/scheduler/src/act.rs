@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use api::error::Chain;
-use api::types::api::core::v1::{Pod, PodCondition};
+use api::types::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition};
 use client::events::Recorder;
 use client::{Client, ClientError, DeleteParams, Patch};
 use jiff::Timestamp;
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::core::Report;
+use crate::objects::{Claim, Volume, VolumePlan};
 use crate::plugins;
 use crate::pod::PodKey;
 
@@ -31,6 +32,7 @@ pub(crate) enum Job {
     Bind { pod: Arc<Pod>, node: Arc<str> },
     Report(Report),
     Preempt { report: Report, victims: Vec<PodKey>, outranked: Vec<PodKey>, node: Arc<str> },
+    PrepareVolumes { pod: Arc<Pod>, node: Arc<str>, plan: VolumePlan },
     Skipped { pod: Arc<Pod> },
 }
 
@@ -39,6 +41,7 @@ pub(crate) enum Job {
 pub(crate) enum Outcome {
     Bound { uid: String, result: Result<(), String> },
     Preempted { uid: String, succeeded: bool },
+    VolumesRequested { uid: String, result: Result<(), String> },
     Reported,
 }
 
@@ -77,7 +80,7 @@ impl Lanes {
     /// Hands a job over. Never waits: there is room for all jobs under way.
     pub(crate) fn send(&self, job: Job) {
         let pod = match &job {
-            Job::Bind { pod, .. } | Job::Skipped { pod } => pod,
+            Job::Bind { pod, .. } | Job::PrepareVolumes { pod, .. } | Job::Skipped { pod } => pod,
             Job::Report(report) | Job::Preempt { report, .. } => &report.pod,
         };
         let mut hasher = DefaultHasher::new();
@@ -114,6 +117,10 @@ impl Actor {
                 let succeeded = self.make_room(&uid, &victims, &outranked, &node).await;
                 Outcome::Preempted { uid, succeeded }
             }
+            Job::PrepareVolumes { pod, node, plan } => {
+                let result = self.prepare_volumes(&pod, &node, &plan).await;
+                Outcome::VolumesRequested { uid: pod.metadata.uid.clone().unwrap_or_default(), result }
+            }
             Job::Skipped { pod } => {
                 self.recorder.warning(
                     &*pod,
@@ -140,6 +147,52 @@ impl Actor {
                 Err(err)
             }
         }
+    }
+
+    /// Says which node the pod will go to, then asks for its volumes.
+    async fn prepare_volumes(&self, pod: &Pod, node: &str, plan: &VolumePlan) -> Result<(), String> {
+        self.patch_status(&PodKey::of(pod), json!({"status": {"nominatedNodeName": node}})).await;
+        for (volume, claim) in &plan.bindings {
+            self.bind_volume(volume, claim).await.map_err(|error| Chain(&error).to_string())?;
+        }
+        for claim in &plan.provisions {
+            self.request_volume(claim, node).await.map_err(|error| Chain(&error).to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Reserves a volume for a claim; the volume controller does the rest.
+    async fn bind_volume(&self, volume: &Volume, claim: &Claim) -> Result<(), ClientError> {
+        let volumes = self.client.all::<PersistentVolume>();
+        let mut object = volumes.get(&volume.name).await?;
+        let spec = object.spec.get_or_insert_default();
+        let reserved = spec.claim_ref.as_ref().is_some_and(|reference| {
+            reference.namespace.as_deref() == Some(&*claim.key.0)
+                && reference.name.as_deref() == Some(&*claim.key.1)
+                && reference.uid.as_deref().is_none_or(|uid| uid.is_empty() || uid == claim.uid)
+        });
+        spec.claim_ref = Some(ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("PersistentVolumeClaim".into()),
+            namespace: Some(claim.key.0.to_string()),
+            name: Some(claim.key.1.to_string()),
+            uid: Some(claim.uid.clone()),
+            ..ObjectReference::default()
+        });
+        if !reserved {
+            let annotations = object.metadata.annotations.get_or_insert_default();
+            annotations.insert("pv.kubernetes.io/bound-by-controller".into(), "yes".into());
+        }
+        volumes.replace(&volume.name, &object).await.map(drop)
+    }
+
+    /// Tells the provisioner for which node to make a volume.
+    async fn request_volume(&self, claim: &Claim, node: &str) -> Result<(), ClientError> {
+        let claims = self.client.namespaced::<PersistentVolumeClaim>(&claim.key.0);
+        let mut object = claims.get(&claim.key.1).await?;
+        let annotations = object.metadata.annotations.get_or_insert_default();
+        annotations.insert("volume.kubernetes.io/selected-node".into(), node.to_owned());
+        claims.replace(&claim.key.1, &object).await.map(drop)
     }
 
     async fn report(&self, report: &Report) {

@@ -2,7 +2,7 @@
 //! do. No clock, no network, no threads; the run loop feeds it and carries out
 //! its steps.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::event::{Event, EventPod};
 use crate::metrics::Counters;
 use crate::node::NodeFacts;
 use crate::nominations::{Nominated, Nominations};
-use crate::objects::Objects;
+use crate::objects::{Objects, StorageChange, VolumePlan};
 use crate::plugin::{View, Waiting};
 use crate::plugins::{self, PluginSet, Preemption, Registry};
 use crate::pod::{Class, Classes, PodKey};
@@ -23,6 +23,8 @@ use crate::snapshot::{PodFacts, PodRow, Snapshot};
 
 /// Message of a pod while there is no node at all.
 const NO_NODES: &str = "no nodes available to schedule pods";
+/// Time for a pod's volumes to be bound (upstream's `bindTimeoutSeconds`).
+const VOLUMES_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What the scheduler wants done.
 #[derive(Debug)]
@@ -46,6 +48,16 @@ pub enum Step {
         outranked: Vec<PodKey>,
         /// The node.
         node: Arc<str>,
+    },
+    /// Bind or provision a pod's volumes. Report the outcome by
+    /// [`Core::volumes_requested`]; the binding follows when they are there.
+    PrepareVolumes {
+        /// The pod.
+        pod: Arc<Pod>,
+        /// Its node.
+        node: Arc<str>,
+        /// What to do.
+        plan: VolumePlan,
     },
     /// A pod that is being deleted was dropped from the queue.
     Skipped {
@@ -97,7 +109,23 @@ pub struct Core {
     /// Pods whose victims are being deleted; true if an event that helps came
     /// meanwhile.
     preempting: HashMap<Arc<str>, bool>,
+    /// Pods whose volumes are being bound.
+    preparing: HashMap<Arc<str>, Preparing>,
+    /// Steps that time or an event made due.
+    due: VecDeque<Step>,
     counters: Arc<Counters>,
+}
+
+#[derive(Debug)]
+struct Preparing {
+    pod: Arc<Pod>,
+    node: Arc<str>,
+    plan: VolumePlan,
+    /// The requests are made, what is missing is others' work.
+    requested: bool,
+    /// The claims were seen with their node; if they lose it, provisioning failed.
+    node_seen: bool,
+    deadline: Duration,
 }
 
 impl Core {
@@ -114,6 +142,8 @@ impl Core {
             queue: Queue::default(),
             assumed: HashMap::new(),
             preempting: HashMap::new(),
+            preparing: HashMap::new(),
+            due: VecDeque::new(),
             counters: Arc::new(Counters::default()),
         }
     }
@@ -133,15 +163,27 @@ impl Core {
         self.queue.counts()
     }
 
-    /// Other objects. Changes that may help waiting pods are followed by
-    /// [`Core::objects_changed`].
+    /// Other objects. What a change of storage is said to be must be passed to
+    /// [`Core::storage_changed`].
     pub fn objects_mut(&mut self) -> &mut Objects {
         &mut self.objects
     }
 
-    /// An object that volumes depend on came or changed.
-    pub fn objects_changed(&mut self, now: Duration) {
-        self.wake(&Event::Storage, now);
+    /// An object that volumes depend on came, changed or went.
+    pub fn storage_changed(&mut self, change: StorageChange, now: Duration) {
+        if let StorageChange::Claim { key, .. } = &change {
+            let concerned = |preparing: &Preparing| preparing.plan.claims().any(|claim| claim.key == *key);
+            let uids: Vec<Arc<str>> = self
+                .preparing
+                .iter()
+                .filter(|(_, preparing)| concerned(preparing))
+                .map(|(uid, _)| uid.clone())
+                .collect();
+            for uid in uids {
+                self.check_volumes(&uid, now);
+            }
+        }
+        self.wake(&Event::Storage(change), now);
     }
 
     /// A node came or changed.
@@ -269,6 +311,7 @@ impl Core {
         self.queue.remove(uid);
         self.preempting.remove(uid);
         self.assumed.remove(uid);
+        self.stop_preparing(uid);
         if let Some(row) = self.snapshot.remove_pod(uid) {
             self.nominations.remove(uid);
             self.wake(&Event::PodDeleted(event_pod(&row)), now);
@@ -280,6 +323,10 @@ impl Core {
     /// The next thing to do; none until something happens or the deadline comes.
     pub fn next(&mut self, now: Duration) -> Option<Step> {
         self.queue.flush(now);
+        self.expire_volumes(now);
+        if let Some(step) = self.due.pop_front() {
+            return Some(step);
+        }
         loop {
             let queued = self.queue.pop(now)?;
             if self.assumed.contains_key(&queued.uid) {
@@ -295,12 +342,13 @@ impl Core {
 
     /// When [`Core::next`] has something by time alone.
     pub fn deadline(&self) -> Option<Duration> {
-        self.queue.deadline()
+        let volumes = self.preparing.values().map(|preparing| preparing.deadline);
+        volumes.chain(self.queue.deadline()).min()
     }
 
     /// True if [`Core::next`] would give something.
     pub fn is_ready(&self, now: Duration) -> bool {
-        self.queue.is_ready(now)
+        !self.due.is_empty() || self.queue.is_ready(now)
     }
 
     fn try_pod(&mut self, queued: QueuedPod, now: Duration) -> Step {
@@ -313,13 +361,15 @@ impl Core {
             nominated: self.nominations.node_of(&queued.uid).cloned(),
         };
         match self.evaluator.decide(&mut self.snapshot, &self.objects, &self.nominations, &candidate) {
-            Ok(node) => {
-                let node = self.snapshot.columns.name[node.index()].clone();
+            Ok(id) => {
+                let node = self.snapshot.columns.name[id.index()].clone();
+                let view = View { snapshot: &self.snapshot, objects: &self.objects };
+                let plan = plugins::plan_volumes(view, &queued.class, id);
                 let usage = Arc::new(queued.class.shape.0.usage.clone());
                 self.snapshot.apply_pod(facts_of(&queued.pod, queued.uid.clone(), queued.class.clone(), usage), &node);
                 self.nominations.remove(&queued.uid);
                 self.assumed.insert(queued.uid.clone(), node.clone());
-                Step::Bind { pod: queued.pod, node }
+                self.start(queued, node, plan, now)
             }
             Err(diagnosis) => self.after_rejection(queued, &candidate, &diagnosis, now),
         }
@@ -410,6 +460,82 @@ impl Core {
         Step::Report(Report { pod: queued.pod, reason: "Unschedulable", message, nomination })
     }
 
+    fn start(&mut self, queued: QueuedPod, node: Arc<str>, plan: VolumePlan, now: Duration) -> Step {
+        if plan.is_empty() {
+            return Step::Bind { pod: queued.pod, node };
+        }
+        self.objects.volumes.assume(&plan, &node);
+        let preparing = Preparing {
+            pod: queued.pod.clone(),
+            node: node.clone(),
+            plan: plan.clone(),
+            requested: false,
+            node_seen: false,
+            deadline: now + VOLUMES_TIMEOUT,
+        };
+        self.preparing.insert(queued.uid, preparing);
+        Step::PrepareVolumes { pod: queued.pod, node, plan }
+    }
+
+    /// The volumes of a pod were asked for, or could not be for this reason.
+    /// The answer is a report to send.
+    pub fn volumes_requested(&mut self, uid: &str, outcome: Result<(), String>, now: Duration) -> Option<Report> {
+        match outcome {
+            Err(error) => self.break_off(uid, format!("running PreBind plugin \"VolumeBinding\": {error}"), now),
+            Ok(()) => {
+                if let Some(preparing) = self.preparing.get_mut(uid) {
+                    preparing.requested = true;
+                }
+                self.check_volumes(uid, now);
+                None
+            }
+        }
+    }
+
+    /// Binds a pod whose volumes are there; breaks off if they never will be.
+    fn check_volumes(&mut self, uid: &str, now: Duration) {
+        let volumes = &self.objects.volumes;
+        let Some(preparing) = self.preparing.get_mut(uid).filter(|preparing| preparing.requested) else { return };
+        let current = |claim: &crate::objects::Claim| volumes.claim(&claim.key.0, &claim.key.1);
+        if preparing.plan.claims().all(|claim| current(claim).is_some_and(|claim| claim.bound)) {
+            let step = Step::Bind { pod: preparing.pod.clone(), node: preparing.node.clone() };
+            self.stop_preparing(uid);
+            self.due.push_back(step);
+            return;
+        }
+        let has_node = |claim: &Arc<crate::objects::Claim>| {
+            current(claim).is_some_and(|claim| claim.selected_node.as_deref() == Some(&*preparing.node))
+        };
+        let lost = preparing.plan.provisions.iter().find(|claim| !has_node(claim)).map(|claim| claim.key.1.clone());
+        match lost {
+            None => preparing.node_seen = true,
+            Some(name) if preparing.node_seen => {
+                let error = format!(
+                    "running PreBind plugin \"VolumeBinding\": binding volumes: provisioning failed for PVC \"{name}\""
+                );
+                let report = self.break_off(uid, error, now);
+                self.due.extend(report.map(Step::Report));
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn expire_volumes(&mut self, now: Duration) {
+        let expired = self.preparing.iter().filter(|(_, preparing)| preparing.deadline <= now);
+        let expired: Vec<Arc<str>> = expired.map(|(uid, _)| uid.clone()).collect();
+        for uid in expired {
+            let error = "running PreBind plugin \"VolumeBinding\": binding volumes: context deadline exceeded";
+            let report = self.break_off(&uid, error.to_owned(), now);
+            self.due.extend(report.map(Step::Report));
+        }
+    }
+
+    fn stop_preparing(&mut self, uid: &str) {
+        if let Some(preparing) = self.preparing.remove(uid) {
+            self.objects.volumes.revert(&preparing.plan);
+        }
+    }
+
     /// A binding succeeded, or failed for this reason. The answer is a report
     /// to send.
     pub fn bound(&mut self, uid: &str, outcome: Result<(), String>, now: Duration) -> Option<Report> {
@@ -418,15 +544,17 @@ impl Core {
                 Counters::add(&self.counters.scheduled_attempts);
                 None
             }
-            Err(error) => {
-                Counters::add(&self.counters.error_attempts);
-                self.forget(uid, now);
-                let pod = self.queue.get(uid)?.pod.clone();
-                self.queue.fail(uid, Failure::Error, now);
-                let message = format!("running Bind plugin \"DefaultBinder\": {error}");
-                Some(Report { pod, reason: "SchedulerError", message, nomination: Some(None) })
-            }
+            Err(error) => self.break_off(uid, format!("running Bind plugin \"DefaultBinder\": {error}"), now),
         }
+    }
+
+    /// Gives a pod's place up and tries it again after a back-off.
+    fn break_off(&mut self, uid: &str, message: String, now: Duration) -> Option<Report> {
+        Counters::add(&self.counters.error_attempts);
+        self.forget(uid, now);
+        let pod = self.queue.get(uid)?.pod.clone();
+        self.queue.fail(uid, Failure::Error, now);
+        Some(Report { pod, reason: "SchedulerError", message, nomination: Some(None) })
     }
 
     /// All victims of a pod are being deleted, or one could not be.
@@ -437,6 +565,7 @@ impl Core {
     }
 
     fn forget(&mut self, uid: &str, now: Duration) {
+        self.stop_preparing(uid);
         if self.assumed.remove(uid).is_some()
             && let Some(row) = self.snapshot.remove_pod(uid)
         {

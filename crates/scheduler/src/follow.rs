@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 
 use api::selector::Selector;
 use api::types::api::apps::v1::{ReplicaSet, StatefulSet};
-use api::types::api::core::v1::{Namespace, Node, Pod, ReplicationController, Service};
+use api::types::api::core::v1::{
+    Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service,
+};
 use api::types::api::policy::v1::PodDisruptionBudget;
+use api::types::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use client::reflector::{Object, Reflector, Sink};
 use client::{Client, ObjectKey, WatchParams};
 use parking::Locked;
@@ -18,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Core;
-use crate::objects::{Budget, Workload};
+use crate::objects::{self, Budget, StorageChange, Workload};
 
 mod parking {
     //! A mutex whose holder cannot have left the core half changed: a panic
@@ -95,6 +98,13 @@ pub(crate) fn spawn(shared: &Arc<Shared>, client: &Client, shutdown: &Cancellati
     spawner.follow::<ReplicaSet>(WatchParams::default());
     spawner.follow::<StatefulSet>(WatchParams::default());
     spawner.follow::<PodDisruptionBudget>(WatchParams::default());
+    spawner.follow::<PersistentVolumeClaim>(WatchParams::default());
+    spawner.follow::<PersistentVolume>(WatchParams::default());
+    spawner.follow::<StorageClass>(WatchParams::default());
+    spawner.follow::<CSINode>(WatchParams::default());
+    spawner.follow::<CSIDriver>(WatchParams::default());
+    spawner.follow::<CSIStorageCapacity>(WatchParams::default());
+    spawner.follow::<VolumeAttachment>(WatchParams::default());
     spawner.tasks
 }
 
@@ -268,5 +278,101 @@ impl Followed for PodDisruptionBudget {
 
     fn forget(core: &mut Core, identity: &ObjectKey, _now: Duration) {
         core.objects_mut().set_budget(&identity.namespace, &identity.name, None);
+    }
+}
+
+fn tell(core: &mut Core, change: Option<StorageChange>, now: Duration) {
+    if let Some(change) = change {
+        core.storage_changed(change, now);
+    }
+}
+
+impl Followed for PersistentVolumeClaim {
+    fn apply(self, core: &mut Core, now: Duration) {
+        let change = core.objects_mut().volumes.apply_claim(objects::Claim::new(self));
+        tell(core, change, now);
+    }
+
+    fn forget(core: &mut Core, identity: &ObjectKey, _now: Duration) {
+        core.objects_mut().volumes.forget_claim(&(identity.namespace.clone(), identity.name.clone()));
+    }
+}
+
+impl Followed for PersistentVolume {
+    fn apply(self, core: &mut Core, now: Duration) {
+        let change = core.objects_mut().volumes.apply_volume(objects::Volume::new(self));
+        tell(core, change, now);
+    }
+
+    fn forget(core: &mut Core, identity: &ObjectKey, _now: Duration) {
+        core.objects_mut().volumes.forget_volume(&identity.name);
+    }
+}
+
+impl Followed for StorageClass {
+    fn apply(self, core: &mut Core, now: Duration) {
+        let name = self.metadata.name.clone().unwrap_or_default();
+        let change = core.objects_mut().volumes.apply_class(name, objects::StorageClass::new(self));
+        tell(core, change, now);
+    }
+
+    fn forget(core: &mut Core, identity: &ObjectKey, _now: Duration) {
+        core.objects_mut().volumes.forget_class(&identity.name);
+    }
+}
+
+impl Followed for CSINode {
+    fn apply(self, core: &mut Core, now: Duration) {
+        let drivers = self.spec.drivers.into_iter();
+        let limit = |count: Option<i32>| count.map(i64::from);
+        let limits = drivers
+            .map(|driver| (driver.name, limit(driver.allocatable.and_then(|allocatable| allocatable.count))))
+            .collect();
+        let name = self.metadata.name.unwrap_or_default();
+        let change = core.objects_mut().volumes.apply_csi_node(&name, limits);
+        tell(core, change, now);
+    }
+
+    fn forget(core: &mut Core, identity: &ObjectKey, _now: Duration) {
+        core.objects_mut().volumes.forget_csi_node(&identity.name);
+    }
+}
+
+impl Followed for CSIDriver {
+    fn apply(self, core: &mut Core, now: Duration) {
+        let name = self.metadata.name.unwrap_or_default();
+        let states_room = self.spec.storage_capacity.unwrap_or(false);
+        let change = core.objects_mut().volumes.apply_driver(name, states_room);
+        tell(core, change, now);
+    }
+
+    fn forget(core: &mut Core, identity: &ObjectKey, _now: Duration) {
+        core.objects_mut().volumes.forget_driver(&identity.name);
+    }
+}
+
+impl Followed for CSIStorageCapacity {
+    fn apply(self, core: &mut Core, now: Duration) {
+        let key = self.identity();
+        let capacity = objects::Capacity::new(self);
+        let change = core.objects_mut().volumes.apply_capacity((key.namespace, key.name), capacity);
+        tell(core, change, now);
+    }
+
+    fn forget(core: &mut Core, identity: &ObjectKey, _now: Duration) {
+        core.objects_mut().volumes.forget_capacity(&(identity.namespace.clone(), identity.name.clone()));
+    }
+}
+
+impl Followed for VolumeAttachment {
+    fn apply(self, core: &mut Core, _now: Duration) {
+        let name = self.metadata.name.unwrap_or_default();
+        let spec = self.spec;
+        core.objects_mut().volumes.apply_attachment(&name, &spec.node_name, spec.source.persistent_volume_name);
+    }
+
+    fn forget(core: &mut Core, identity: &ObjectKey, now: Duration) {
+        let change = core.objects_mut().volumes.forget_attachment(&identity.name);
+        tell(core, change, now);
     }
 }

@@ -161,6 +161,8 @@ pub struct ClassFacts {
     pub owner: Option<Owner>,
     /// Names of persistent volume claims, those of ephemeral volumes included.
     pub claims: Vec<ClaimRef>,
+    /// Disks that are mounted directly and cannot be shared freely.
+    pub disks: Vec<Disk>,
     /// Asks for resource claims.
     pub resource_claims: bool,
 }
@@ -170,8 +172,89 @@ pub struct ClassFacts {
 pub struct ClaimRef {
     /// Name of the claim, in the pod's namespace.
     pub name: String,
-    /// Made for this pod by an ephemeral volume.
-    pub ephemeral: bool,
+    /// Uid of the pod that an ephemeral volume makes it for; none if it was
+    /// made by somebody.
+    pub made_for: Option<String>,
+}
+
+impl ClaimRef {
+    /// True if it is made for the pod by an ephemeral volume.
+    pub fn is_ephemeral(&self) -> bool {
+        self.made_for.is_some()
+    }
+}
+
+/// A disk that is mounted without a claim.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Disk {
+    /// A disk of Google's, shared only read-only.
+    Gce {
+        /// Its name.
+        name: String,
+        /// Mounted read-only.
+        read_only: bool,
+    },
+    /// A disk of Amazon's, never shared.
+    Aws(String),
+    /// An iSCSI target, shared only read-only.
+    Iscsi {
+        /// Qualified name.
+        target: String,
+        /// Mounted read-only.
+        read_only: bool,
+    },
+    /// A Ceph image, shared only read-only.
+    Rbd {
+        /// Monitors; one in common makes it the same cluster.
+        monitors: Vec<String>,
+        /// Pool and image.
+        image: (String, String),
+        /// Mounted read-only.
+        read_only: bool,
+    },
+}
+
+impl Disk {
+    fn of_volume(volume: &core::Volume) -> Option<Self> {
+        let read_only = |flag: Option<bool>| flag.unwrap_or(false);
+        if let Some(disk) = &volume.gce_persistent_disk {
+            return Some(Self::Gce { name: disk.pd_name.clone(), read_only: read_only(disk.read_only) });
+        }
+        if let Some(disk) = &volume.aws_elastic_block_store {
+            return Some(Self::Aws(disk.volume_id.clone()));
+        }
+        if let Some(disk) = &volume.iscsi {
+            return Some(Self::Iscsi { target: disk.iqn.clone(), read_only: read_only(disk.read_only) });
+        }
+        let disk = volume.rbd.as_ref()?;
+        Some(Self::Rbd {
+            monitors: disk.monitors.clone(),
+            image: (disk.pool.clone().unwrap_or_else(|| "rbd".into()), disk.image.clone()),
+            read_only: read_only(disk.read_only),
+        })
+    }
+
+    /// True if both can't be mounted on one node.
+    pub fn conflicts(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Gce { name, read_only }, Self::Gce { name: other, read_only: other_read_only }) => {
+                name == other && !(*read_only && *other_read_only)
+            }
+            (Self::Aws(id), Self::Aws(other)) => id == other,
+            (Self::Iscsi { target, read_only }, Self::Iscsi { target: other, read_only: other_read_only }) => {
+                target == other && !(*read_only && *other_read_only)
+            }
+            (
+                Self::Rbd { monitors, image, read_only },
+                Self::Rbd { monitors: others, image: other, read_only: other_read_only },
+            ) => {
+                image == other
+                    && !(*read_only && *other_read_only)
+                    && monitors.iter().any(|monitor| others.contains(monitor))
+            }
+            _ => false,
+        }
+    }
 }
 
 /// The controller of a pod.
@@ -329,6 +412,7 @@ impl Classes {
             terminating: pod.metadata.deletion_timestamp.is_some(),
             owner: owner_of(pod),
             claims: claims_of(pod, spec),
+            disks: spec.volumes.iter().flatten().filter_map(Disk::of_volume).collect(),
             resource_claims: spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()),
         };
         self.classes.intern(facts)
@@ -418,11 +502,14 @@ fn owner_of(pod: &core::Pod) -> Option<Owner> {
 
 fn claims_of(pod: &core::Pod, spec: &core::PodSpec) -> Vec<ClaimRef> {
     let pod_name = pod.metadata.name.as_deref().unwrap_or_default();
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let volumes = spec.volumes.iter().flatten();
     volumes
         .filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
-            (Some(claim), _) => Some(ClaimRef { name: claim.claim_name.clone(), ephemeral: false }),
-            (None, Some(_)) => Some(ClaimRef { name: format!("{pod_name}-{}", volume.name), ephemeral: true }),
+            (Some(claim), _) => Some(ClaimRef { name: claim.claim_name.clone(), made_for: None }),
+            (None, Some(_)) => {
+                Some(ClaimRef { name: format!("{pod_name}-{}", volume.name), made_for: Some(uid.to_owned()) })
+            }
             (None, None) => None,
         })
         .collect()

@@ -147,6 +147,7 @@ impl Cycle {
                 Step::Bind { pod, node } => Job::Bind { pod, node },
                 Step::Report(report) => Job::Report(report),
                 Step::Preempt { report, victims, outranked, node } => Job::Preempt { report, victims, outranked, node },
+                Step::PrepareVolumes { pod, node, plan } => Job::PrepareVolumes { pod, node, plan },
                 Step::Skipped { pod } => Job::Skipped { pod },
             });
         }
@@ -170,6 +171,11 @@ impl Cycle {
         match outcome {
             Outcome::Reported => {}
             Outcome::Preempted { uid, succeeded } => self.shared.with(|core| core.preempted(&uid, succeeded, now)),
+            Outcome::VolumesRequested { uid, result } => {
+                if let Some(report) = self.shared.with(|core| core.volumes_requested(&uid, result, now)) {
+                    self.send(Job::Report(report));
+                }
+            }
             Outcome::Bound { uid, result } => {
                 if let Some(report) = self.shared.with(|core| core.bound(&uid, result, now)) {
                     self.send(Job::Report(report));

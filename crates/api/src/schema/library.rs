@@ -237,10 +237,8 @@ fn field(line: &'static str, library: &'static Library) -> Result<Field, TableEr
 }
 
 fn proto(text: &str) -> Option<Proto> {
-    Some(match text.split_once('.') {
-        Some((outer, number)) => Proto { outer: outer.parse().ok()?, number: number.parse().ok()? },
-        None => Proto { outer: 0, number: text.parse().ok()? },
-    })
+    let numbers: Option<Vec<u32>> = text.split('.').map(|number| number.parse().ok()).collect();
+    Proto::new(&numbers?)
 }
 
 fn list_type(text: &'static str) -> Option<ListType> {
@@ -339,7 +337,7 @@ mod tests {
         let schema = a.schema();
         let next = schema.field("next").unwrap();
         assert!(next.schema.pointer && next.schema.field("next").is_some());
-        assert_eq!(next.proto, Some(Proto { outer: 2, number: 3 }));
+        assert_eq!(next.proto, Proto::new(&[2, 3]));
         let ports = schema.field("ports").unwrap();
         assert_eq!(ports.schema.list, ListType::Map(vec!["port".into(), "protocol".into()]));
         assert!(ports.schema.patch.merge);

@@ -27,6 +27,8 @@ pub(crate) struct Creation<'a> {
     /// The caller.
     pub(crate) user: &'a UserInfo,
     /// The request's instant.
+    pub(crate) now: jiff::Timestamp,
+    /// The same as objects carry it.
     pub(crate) stamp: &'a str,
     /// The namespace of the request; empty for cluster scope.
     pub(crate) namespace: &'a str,
@@ -43,6 +45,7 @@ pub(crate) async fn create(core: &Core, call: &Call, object: Value, options: &Wr
     let stamp = call.stamp();
     let creation = Creation {
         user: &call.user,
+        now: call.now,
         stamp: &stamp,
         namespace: if call.resource.collection.namespaced { &call.info.namespace } else { "" },
         dry_run: options.dry_run,
@@ -67,7 +70,7 @@ pub(crate) async fn create_as(
     match_namespace(collection, creation.namespace, &mut object)?;
     wipe_system_fields(&mut object);
     if let Some(manager) = &creation.manager {
-        crate::wire::manage_create(creation.resource, &mut object, manager, creation.stamp);
+        crate::wire::manage_create(creation.resource, &mut object, manager, creation.now);
     }
     let mut warnings = Vec::new();
     let given = object.name().to_owned();
@@ -86,6 +89,7 @@ pub(crate) async fn create_as(
             object::set_meta(&mut object, "name", name);
         }
         prepare(collection, &creation, &mut object, &mut warnings);
+        crate::wire::normalize(creation.resource, &mut object);
         validate(collection, &object)?;
         let name = object.name().to_owned();
         let mut request = admission_request(core, &creation, &name);

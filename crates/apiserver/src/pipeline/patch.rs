@@ -69,7 +69,7 @@ pub(crate) async fn patch_part(
 struct Patch<'a> {
     call: &'a Call,
     kind: PatchType,
-    patch: Value,
+    patch: crate::wire::PatchBody,
     options: &'a WriteOptions,
     part: Part,
 }

@@ -98,7 +98,7 @@ async fn attempt_once(
     let unconditional = check_identity(call, target.name, &mut new, &old)?;
     if change.manages() {
         let manager = call.manager(&options.field_manager);
-        crate::wire::manage_update(&call.resource, &old, &mut new, &manager, target.subresource, &call.stamp());
+        crate::wire::manage_update(&call.resource, &old, &mut new, &manager, target.subresource, call.now);
     }
     let mut request = Request {
         core,
@@ -115,6 +115,7 @@ async fn attempt_once(
     };
     core.admission.mutate(&mut request, &mut new).await?;
     let mut warnings = prepare(call, target.part, &mut new, &old);
+    crate::wire::normalize(&call.resource, &mut new);
     validate(call, target.part, &new, &old)?;
     core.admission.validate(&mut request, &new).await?;
     warnings.append(&mut request.warnings);

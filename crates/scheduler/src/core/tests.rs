@@ -1,3 +1,5 @@
+//! Behaviour of the core on small clusters. Single rules are tested beside them.
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
