@@ -18,6 +18,8 @@ mod deployment;
 mod endpoints;
 mod endpointslice;
 mod replicaset;
+mod rootca;
+mod serviceaccount;
 
 mod run;
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::informers::Informers;
-use crate::{deployment, endpoints, endpointslice, replicaset};
+use crate::{deployment, endpoints, endpointslice, replicaset, rootca, serviceaccount};
 use std::sync::Arc;
 
 macro_rules! names {
@@ -56,6 +56,13 @@ names! {
     EndpointSlice = "endpointslice-controller", |context, _, shutdown| endpointslice::controller(context).run(shutdown).boxed();
     /// Deployments.
     Deployment = "deployment-controller", |context, _, shutdown| deployment::controller(context).run(shutdown).boxed();
+    /// The root CA ConfigMap of namespaces.
+    RootCa = "root-ca-certificate-publisher-controller", |context, config, shutdown| match &config.root_ca {
+        Some(root_ca) => rootca::controller(context, root_ca).run(shutdown).boxed(),
+        None => std::future::ready(()).boxed(),
+    };
+    /// The default service account of namespaces.
+    ServiceAccount = "serviceaccount-controller", |context, _, shutdown| serviceaccount::controller(context).run(shutdown).boxed();
     /// ReplicaSets.
     ReplicaSet = "replicaset-controller", |context, _, shutdown| replicaset::controller(context).run(shutdown).boxed();
 }
