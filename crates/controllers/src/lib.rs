@@ -12,12 +12,20 @@ mod informers;
 mod intstr;
 mod pods;
 mod services;
+mod taints;
 mod template;
 
 mod deployment;
 mod endpoints;
 mod endpointslice;
+mod nodeipam;
+mod nodelifecycle;
+mod nodettl;
+mod podgc;
 mod replicaset;
+mod rootca;
+mod serviceaccount;
+mod tainteviction;
 
 mod run;
 
