@@ -336,8 +336,19 @@ impl Core {
                 self.queue.remove(&queued.uid);
                 return Some(Step::Skipped { pod: queued.pod });
             }
-            return Some(self.try_pod(queued, now));
+            match self.try_pod(queued, now) {
+                Step::Report(report) if !self.is_worth_sending(&report, now) => {}
+                step => return Some(step),
+            }
         }
+    }
+
+    /// A pod that is tried again and again while others come and go is reported
+    /// once: not for each try.
+    fn is_worth_sending(&mut self, report: &Report, now: Duration) -> bool {
+        let stated = nominated_node(&report.pod);
+        let renominates = report.nomination.as_ref().is_some_and(|node| node.as_deref() != stated);
+        self.queue.is_news(&uid_of(&report.pod), &report.message, now) || renominates
     }
 
     /// When [`Core::next`] has something by time alone.
