@@ -6,4 +6,5 @@
 pub mod codec;
 pub mod discovery;
 pub mod kinds_table;
+pub mod openapi;
 pub mod patch;
