@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use crate::api::Api;
+use crate::error::ClientError;
 use crate::https::{ConfigError, Https};
 use crate::kubeconfig::ClientConfig;
 use crate::partial::{DynamicObject, PartialObjectMetadata};
@@ -66,6 +67,11 @@ impl Client {
     pub fn metadata(&self, resource: &GroupVersionResource, namespace: Option<&str>) -> Api<PartialObjectMetadata> {
         let accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
         Api::new(self.clone(), dynamic_collection(resource, namespace), accept)
+    }
+
+    /// The JSON at a path: discovery, `/version`, one object of any kind.
+    pub async fn get_json(&self, path: &str) -> Result<Value, ClientError> {
+        Api::<Value>::new(self.clone(), String::new(), "application/json").at(path).await
     }
 
     /// One request as it is; the path starts with `/`.

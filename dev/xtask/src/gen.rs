@@ -6,6 +6,7 @@ mod descriptions;
 mod gotypes;
 mod kinds;
 mod operations;
+mod rbac;
 mod schemas;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     write(&arguments.out.join("kinds.txt"), &kinds)?;
     let operations = operations::table(&arguments.data.join("openapi/v3"))?;
     write(&arguments.out.join("operations.txt"), &operations)?;
+    write(&arguments.out.join("rbac.jsonl"), &rbac::table(&arguments.data)?)?;
     write(&arguments.out.join("descriptions.txt"), &descriptions::table(&definitions))
 }
 

@@ -9,7 +9,7 @@ pub(super) struct Tables {
     crates: BTreeSet<String>,
     edges: BTreeMap<String, BTreeSet<String>>,
     dependencies: BTreeMap<String, BTreeSet<String>>,
-    public_uses: BTreeSet<(String, String)>,
+    public_uses: BTreeSet<String>,
     long_files: BTreeSet<String>,
     unsafe_paths: Vec<String>,
 }
@@ -56,8 +56,7 @@ impl Tables {
                     .extend(to.split_whitespace().map(str::to_owned));
             }
             "pub-use" => {
-                let (file, item) = rest.split_once(' ')?;
-                self.public_uses.insert((file.to_owned(), item.trim().to_owned()));
+                self.public_uses.insert(rest.split_whitespace().next()?.to_owned());
             }
             "long" => {
                 self.long_files.insert(rest.split_once(' ')?.0.to_owned());
@@ -80,9 +79,8 @@ impl Tables {
         self.dependencies.get(from).is_some_and(|names| names.contains(to))
     }
 
-    pub(super) fn public_use(&self, file: &str, line: &str) -> bool {
-        let item = line.trim().trim_start_matches("pub use ").trim_end_matches(';').trim();
-        self.public_uses.contains(&(file.to_owned(), item.to_owned()))
+    pub(super) fn public_use(&self, file: &str) -> bool {
+        self.public_uses.contains(file)
     }
 
     pub(super) fn long_file(&self, file: &str) -> bool {
