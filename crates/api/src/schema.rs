@@ -26,6 +26,8 @@ pub struct Schema {
     pub nullable: bool,
     /// How elements of a list are told apart.
     pub list: ListType,
+    /// The list type is said and not the default of silence.
+    pub explicit_list: bool,
     /// How members of a map or struct are owned; none means granular.
     pub map: Option<MapType>,
     /// Strategic merge patch.
