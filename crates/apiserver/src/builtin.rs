@@ -62,6 +62,6 @@ fn collection(row: &'static Kind, api_version: &str) -> Collection {
         hub: storage.map_or_else(|| api_version.to_owned(), |row| row.gvk.group_version.to_string()),
         prefix: if row.storage_prefix.is_empty() { String::new() } else { format!("/registry/{}/", row.storage_prefix) },
         namespaced: row.namespaced,
-        strategy: kinds::strategy(&group_version.group, &row.resource),
+        strategy: kinds::strategy(&row.gvk.group_version.group, &row.resource),
     }
 }

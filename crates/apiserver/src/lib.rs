@@ -5,6 +5,7 @@
 
 pub mod access;
 mod admission;
+mod allocate;
 mod bootstrap;
 mod builtin;
 pub mod codec;
