@@ -18,7 +18,11 @@ use crate::state::Core;
 use crate::{metrics, paths};
 
 /// Answers one request.
-pub(crate) fn handle(core: Arc<Core>, request: Request<RequestBody>, peer: Peer) -> BoxFuture<'static, Response<ResponseBody>> {
+pub(crate) fn handle(
+    core: Arc<Core>,
+    request: Request<RequestBody>,
+    peer: Peer,
+) -> BoxFuture<'static, Response<ResponseBody>> {
     Box::pin(async move { answer(&core, request, peer).await })
 }
 
@@ -179,7 +183,8 @@ fn denied(attributes: &Attributes<'_>, reason: &str) -> Status {
     if !reason.is_empty() {
         why = format!("{why}: {reason}");
     }
-    let resource = api::gvk::GroupResource { group: attributes.group.to_owned(), resource: attributes.resource.to_owned() };
+    let resource =
+        api::gvk::GroupResource { group: attributes.group.to_owned(), resource: attributes.resource.to_owned() };
     let mut status = Status::forbidden(&resource, attributes.name, &why);
     status.details.get_or_insert_default();
     status
@@ -259,7 +264,11 @@ fn pretty(headers: &HeaderMap, query: &Query) -> bool {
     ["curl", "Wget", "Mozilla/5.0"].iter().any(|prefix| agent.starts_with(prefix))
 }
 
-fn labels(info: &RequestInfo, query: &Query, method: &Method) -> Option<(metrics::RequestLabels, metrics::DurationLabels)> {
+fn labels(
+    info: &RequestInfo,
+    query: &Query,
+    method: &Method,
+) -> Option<(metrics::RequestLabels, metrics::DurationLabels)> {
     if !info.is_resource {
         return None;
     }

@@ -20,6 +20,7 @@ mod kinds;
 pub mod kinds_table;
 mod metrics;
 mod object;
+pub mod openapi;
 pub mod patch;
 mod paths;
 mod pipeline;

@@ -205,7 +205,11 @@ fn aggregated_form(headers: &HeaderMap) -> Option<(discovery::Aggregated, &'stat
 }
 
 /// A document with its validator; 304 if the client has it.
-fn document_answer(document: discovery::Document, content_type: &'static str, headers: &HeaderMap) -> Response<ResponseBody> {
+fn document_answer(
+    document: discovery::Document,
+    content_type: &'static str,
+    headers: &HeaderMap,
+) -> Response<ResponseBody> {
     let etag = format!("\"{}\"", document.etag);
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()) == Some(etag.as_str());
     let mut response = if known {

@@ -56,7 +56,11 @@ impl ApiServer {
     }
 
     /// Answers requests of one in-process user; what a client's transport needs.
-    pub fn call(self: &Arc<Self>, request: Request<bytes::Bytes>, peer: Peer) -> BoxFuture<'static, Response<ResponseBody>> {
+    pub fn call(
+        self: &Arc<Self>,
+        request: Request<bytes::Bytes>,
+        peer: Peer,
+    ) -> BoxFuture<'static, Response<ResponseBody>> {
         handle::handle(Arc::clone(&self.core), request.map(crate::pipeline::body::full), peer)
     }
 
@@ -66,7 +70,12 @@ impl ApiServer {
     }
 
     /// Serves HTTP/1.1 and HTTP/2 over TLS until `shutdown`, then drains.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, tls: Arc<rustls::ServerConfig>, shutdown: CancellationToken) {
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        shutdown: CancellationToken,
+    ) {
         let acceptor = TlsAcceptor::from(tls);
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
         let graceful = Arc::new(GracefulShutdown::new());
@@ -105,7 +114,13 @@ impl ApiServer {
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, remote: SocketAddr, acceptor: TlsAcceptor, graceful: &GracefulShutdown) {
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        remote: SocketAddr,
+        acceptor: TlsAcceptor,
+        graceful: &GracefulShutdown,
+    ) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(err = %error, "cannot set TCP_NODELAY");
         }
@@ -120,8 +135,14 @@ impl ApiServer {
                 return;
             }
         };
-        let certificates: Arc<[CertificateDer<'static>]> =
-            stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
+        let certificates: Arc<[CertificateDer<'static>]> = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .unwrap_or_default()
+            .iter()
+            .map(|one| one.clone().into_owned())
+            .collect();
         let core = Arc::clone(&self.core);
         let service = service_fn(move |request: Request<Incoming>| {
             let peer = Peer::Tls { certificates: Arc::clone(&certificates), remote };

@@ -14,7 +14,11 @@ use crate::state::Core;
 mod binding;
 
 /// Answers a request for a subresource other than `status`.
-pub(crate) async fn answer(core: &Arc<Core>, call: Call, request: Request<RequestBody>) -> Result<Response<ResponseBody>, Status> {
+pub(crate) async fn answer(
+    core: &Arc<Core>,
+    call: Call,
+    request: Request<RequestBody>,
+) -> Result<Response<ResponseBody>, Status> {
     let group = call.resource.group().to_owned();
     let plural = call.resource.collection.group_resource.resource.clone();
     let subresource = call.info.subresource.clone();
