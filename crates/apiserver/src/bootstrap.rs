@@ -17,8 +17,16 @@ pub(crate) async fn run(core: &Core) -> Result<(), StartError> {
         ensure(core, "", "namespaces", "", object).await?;
     }
     for (name, value, description) in [
-        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
-        ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+        (
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
+        (
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
     ] {
         let object = json!({
             "apiVersion": "scheduling.k8s.io/v1",
@@ -33,14 +41,18 @@ pub(crate) async fn run(core: &Core) -> Result<(), StartError> {
 }
 
 /// Creates an object unless one of its name exists.
-pub(crate) async fn ensure(core: &Core, group: &str, plural: &str, namespace: &str, mut object: Value) -> Result<(), StartError> {
+pub(crate) async fn ensure(
+    core: &Core,
+    group: &str,
+    plural: &str,
+    namespace: &str,
+    mut object: Value,
+) -> Result<(), StartError> {
     let kind = object["kind"].as_str().unwrap_or_default().to_owned();
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let failed = |status: Status| StartError::Bootstrap { object: format!("{kind} {name}"), source: Box::new(status) };
-    let resource = core
-        .catalog
-        .by_resource(group, plural)
-        .ok_or_else(|| failed(Status::internal("not in the table of kinds")))?;
+    let resource =
+        core.catalog.by_resource(group, plural).ok_or_else(|| failed(Status::internal("not in the table of kinds")))?;
     let user = UserInfo::new("system:apiserver", &["system:masters"]);
     let at = jiff::Timestamp::now();
     let now = stamp(at);

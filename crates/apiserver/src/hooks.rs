@@ -43,7 +43,12 @@ pub(crate) struct Hooks {}
 
 impl Hooks {
     /// Before a new object is committed; may complete it.
-    pub(crate) fn begin_create(&self, _collection: &Collection, _object: &mut Value, _dry_run: bool) -> Result<Reservation, Status> {
+    pub(crate) fn begin_create(
+        &self,
+        _collection: &Collection,
+        _object: &mut Value,
+        _dry_run: bool,
+    ) -> Result<Reservation, Status> {
         Ok(Reservation::none())
     }
 

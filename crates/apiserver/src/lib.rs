@@ -5,6 +5,8 @@
 
 pub mod access;
 mod admission;
+mod authn;
+mod authz;
 mod bootstrap;
 mod builtin;
 pub mod codec;
@@ -29,6 +31,7 @@ mod state;
 mod strategy;
 mod subresources;
 mod table;
+mod tokens;
 mod validation;
 mod wire;
 
@@ -36,3 +39,4 @@ pub use access::{Peer, UserInfo};
 pub use config::{Config, Settings, StartError};
 pub use pipeline::body::{BodyError, RequestBody, ResponseBody};
 pub use server::ApiServer;
+pub use tokens::{KeyError, SigningKey};

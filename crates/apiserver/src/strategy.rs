@@ -155,7 +155,9 @@ pub(crate) trait Strategy: Send + Sync + 'static {
     fn unknown_field(&self, api_version: &str, kind: &str, field: &str) -> String {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         if self.selectable().is_empty() {
-            return format!("\"{field}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
+            return format!(
+                "\"{field}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+            );
         }
         let _ = (group, version, kind);
         format!("field label not supported: {field}")

@@ -31,8 +31,7 @@ pub(crate) struct Expected<'a> {
 /// Decodes a body of the call's kind.
 pub(crate) fn decode(call: &Call, bytes: &Bytes, validation: FieldValidation) -> Result<Value, Status> {
     let resource = &call.resource;
-    let expected =
-        Expected { api_version: &resource.api_version, kind: resource.kind(), schema: &resource.row.schema };
+    let expected = Expected { api_version: &resource.api_version, kind: resource.kind(), schema: &resource.row.schema };
     decode_as(call, bytes, validation, &expected)
 }
 
@@ -161,7 +160,12 @@ pub(crate) struct PatchBody {
 }
 
 /// Reads a patch as far as that needs no object.
-pub(crate) fn decode_patch(call: &Call, kind: PatchType, bytes: &Bytes, options: &WriteOptions) -> Result<PatchBody, Status> {
+pub(crate) fn decode_patch(
+    call: &Call,
+    kind: PatchType,
+    bytes: &Bytes,
+    options: &WriteOptions,
+) -> Result<PatchBody, Status> {
     if kind != PatchType::Apply {
         return Ok(PatchBody { bytes: bytes.clone(), applied: None });
     }
@@ -173,9 +177,7 @@ pub(crate) fn decode_patch(call: &Call, kind: PatchType, bytes: &Bytes, options:
 
 fn strict(call: &Call, options: &WriteOptions, findings: &[String]) -> Result<(), Status> {
     match options.field_validation {
-        FieldValidation::Strict if !findings.is_empty() => {
-            Err(Status::bad_request(codec::strict_message(findings)))
-        }
+        FieldValidation::Strict if !findings.is_empty() => Err(Status::bad_request(codec::strict_message(findings))),
         FieldValidation::Warn => {
             call.warn(findings.iter().cloned());
             Ok(())
@@ -235,7 +237,12 @@ fn label(next: &mut Value, from: &Value) {
 }
 
 /// Applies a configuration to a served object, or makes one of it.
-pub(crate) fn apply(call: &Call, current: Option<&Value>, body: &PatchBody, options: &WriteOptions) -> Result<Value, Status> {
+pub(crate) fn apply(
+    call: &Call,
+    current: Option<&Value>,
+    body: &PatchBody,
+    options: &WriteOptions,
+) -> Result<Value, Status> {
     let resource = &call.resource;
     let mut applied = body.applied.clone().unwrap_or_else(|| json!({}));
     for (key, own) in [("apiVersion", resource.api_version.as_str()), ("kind", resource.kind())] {

@@ -168,7 +168,9 @@ pub(crate) fn match_namespace(collection: &Collection, namespace: &str, object: 
 
 fn wipe_system_fields(object: &mut Value) {
     let metadata = object::metadata(object);
-    for field in ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
+    for field in
+        ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"]
+    {
         metadata.remove(field);
     }
 }

@@ -254,7 +254,9 @@ fn finished(new: &Value, part: Part) -> bool {
     let grace = new.meta("deletionGracePeriodSeconds").as_i64().unwrap_or(0);
     let kept_by_namespace = crate::object::items(new, "spec.finalizers");
     let _ = part;
-    new.finalizers().is_empty() && grace == 0 && !(new.get("kind").is_some_and(|kind| kind == "Namespace") && !kept_by_namespace.is_empty())
+    new.finalizers().is_empty()
+        && grace == 0
+        && !(new.get("kind").is_some_and(|kind| kind == "Namespace") && !kept_by_namespace.is_empty())
 }
 
 /// A change by a plain function of the current object.

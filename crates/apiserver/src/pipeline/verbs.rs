@@ -21,7 +21,11 @@ use crate::strategy::Part;
 use crate::subresources;
 
 /// Carries out an authorized request.
-pub(crate) async fn answer(core: &Arc<Core>, mut call: Call, request: Request<RequestBody>) -> Result<Response<ResponseBody>, Status> {
+pub(crate) async fn answer(
+    core: &Arc<Core>,
+    mut call: Call,
+    request: Request<RequestBody>,
+) -> Result<Response<ResponseBody>, Status> {
     if call.info.legacy_watch {
         call.info.verb = "watch".to_owned();
         if !call.info.name.is_empty() {
@@ -51,7 +55,11 @@ async fn stored(core: &Arc<Core>, call: Call, request: Request<RequestBody>) -> 
             Ok(render::list(&call, &listed))
         }
         "watch" => {
-            let filter = if call.info.selected.is_empty() { Filter::parse(&call)? } else { Filter::parse(&call)?.named(&call.info.selected) };
+            let filter = if call.info.selected.is_empty() {
+                Filter::parse(&call)?
+            } else {
+                Filter::parse(&call)?.named(&call.info.selected)
+            };
             let options = ListOptions::parse(&call.query, true)?;
             return watch::watch(core, call, filter, options).await;
         }
