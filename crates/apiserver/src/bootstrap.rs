@@ -13,7 +13,10 @@ use crate::state::Core;
 /// Creates what is missing.
 pub(crate) async fn run(core: &Core) -> Result<(), StartError> {
     let repaired = core.hooks.repair(core).await;
-    repaired.map_err(|status| StartError::Bootstrap { object: "service allocations".to_owned(), source: Box::new(status) })?;
+    repaired.map_err(|status| StartError::Bootstrap {
+        object: "service allocations".to_owned(),
+        source: Box::new(status),
+    })?;
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         ensure(core, "", "namespaces", "", object).await?;

@@ -119,7 +119,12 @@ impl Hooks {
     }
 
     /// Before a new object is committed; may complete it.
-    pub(crate) fn begin_create(&self, collection: &Collection, object: &mut Value, dry_run: bool) -> Result<Reservation, Status> {
+    pub(crate) fn begin_create(
+        &self,
+        collection: &Collection,
+        object: &mut Value,
+        dry_run: bool,
+    ) -> Result<Reservation, Status> {
         if !is_service(collection) {
             return Ok(Reservation::none());
         }
@@ -162,7 +167,8 @@ impl Hooks {
         let pools = &self.pools;
         let held_addresses = old.map(|old| pools.addresses_of(old)).unwrap_or_default();
         let held_ports = old.map(|old| pools.ports_of(old)).unwrap_or_default();
-        let mut taken = Reservation { pools: Some(Arc::clone(pools)), ..Reservation::none() };
+        let mut taken = Reservation::none();
+        taken.pools = Some(Arc::clone(pools));
         let mut errors = Errors::new();
         if service::needs_address(service) {
             pools.take_address(service, &held_addresses, &mut taken, &mut errors);
@@ -246,7 +252,11 @@ impl Pools {
             self.address(slot)
         } else {
             let Ok(address) = asked.parse::<Ipv4Addr>() else {
-                errors.invalid_text(&ips.index(0), &asked, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+                errors.invalid_text(
+                    &ips.index(0),
+                    &asked,
+                    "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                );
                 return;
             };
             let slot = self.slot(address);
@@ -291,7 +301,11 @@ impl Pools {
                     Some(node) => node,
                     None => {
                         let Some(slot) = lock(&self.ports).take_any(crate::entropy::below) else {
-                            errors.invalid(&path.child("nodePort"), &0.into(), "failed to allocate a nodePort: range is full");
+                            errors.invalid(
+                                &path.child("nodePort"),
+                                &0.into(),
+                                "failed to allocate a nodePort: range is full",
+                            );
                             return;
                         };
                         taken.ports.push(slot);

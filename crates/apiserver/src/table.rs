@@ -16,8 +16,9 @@ const HEADINGS: &str = include_str!("kinds/columns.txt");
 
 /// The columns of a built-in resource, where they are known.
 pub(crate) fn headings(group: &str, plural: &str) -> Option<&'static [Column]> {
-    static TABLE: LazyLock<HashMap<(&str, &str), Vec<Column>>> = LazyLock::new(read_headings);
-    TABLE.get(&(group, plural)).map(Vec::as_slice)
+    static TABLE: LazyLock<HashMap<(&'static str, &'static str), Vec<Column>>> = LazyLock::new(read_headings);
+    let table: &'static HashMap<_, _> = &TABLE;
+    table.iter().find(|((g, p), _)| *g == group && *p == plural).map(|(_, columns)| columns.as_slice())
 }
 
 fn read_headings() -> HashMap<(&'static str, &'static str), Vec<Column>> {

@@ -103,9 +103,8 @@ fn v2_to_v1(object: &mut Value) {
     let spec = map_mut(object, "spec");
     let mut metrics = spec.remove("metrics").and_then(|value| value.as_array().cloned()).unwrap_or_default();
     let behavior = spec.remove("behavior");
-    let first = metrics.iter().position(|metric| {
-        is_cpu(metric) && metric["resource"]["target"]["averageUtilization"].is_i64()
-    });
+    let first =
+        metrics.iter().position(|metric| is_cpu(metric) && metric["resource"]["target"]["averageUtilization"].is_i64());
     if let Some(first) = first {
         let metric = metrics.remove(first);
         let percent = metric["resource"]["target"]["averageUtilization"].clone();
@@ -116,9 +115,9 @@ fn v2_to_v1(object: &mut Value) {
         let status = map_mut(object, "status");
         statuses = status.remove("currentMetrics").and_then(|value| value.as_array().cloned()).unwrap_or_default();
         conditions = status.remove("conditions").filter(|all| all.as_array().is_some_and(|all| !all.is_empty()));
-        let current = statuses.iter().position(|metric| {
-            is_cpu(metric) && metric["resource"]["current"]["averageUtilization"].is_i64()
-        });
+        let current = statuses
+            .iter()
+            .position(|metric| is_cpu(metric) && metric["resource"]["current"]["averageUtilization"].is_i64());
         if let Some(current) = current {
             let metric = statuses.remove(current);
             let percent = metric["resource"]["current"]["averageUtilization"].clone();
@@ -143,7 +142,8 @@ type Columns = &'static [(&'static str, &'static str, i32, fn(&Value) -> Value)]
 
 pub(super) const COLUMNS: Columns = &[
     ("Reference", "string", 0, |one| {
-        format!("{}/{}", object::text(one, "spec.scaleTargetRef.kind"), object::text(one, "spec.scaleTargetRef.name")).into()
+        format!("{}/{}", object::text(one, "spec.scaleTargetRef.kind"), object::text(one, "spec.scaleTargetRef.name"))
+            .into()
     }),
     ("Targets", "string", 0, targets),
     ("MinPods", "string", 0, |one| match object::at(one, "spec.minReplicas").as_i64() {

@@ -32,7 +32,8 @@ pub(super) fn job(object: &mut Value) {
 }
 
 fn failure_policy(spec: &mut Object) {
-    let rules = spec.get_mut("podFailurePolicy").and_then(|policy| policy.get_mut("rules")).and_then(Value::as_array_mut);
+    let rules =
+        spec.get_mut("podFailurePolicy").and_then(|policy| policy.get_mut("rules")).and_then(Value::as_array_mut);
     for rule in rules.into_iter().flatten() {
         for condition in rule.get_mut("onPodConditions").and_then(Value::as_array_mut).into_iter().flatten() {
             default_text(as_map(condition), "status", "True");
@@ -127,7 +128,10 @@ pub(super) const JOB_COLUMNS: Columns = &[
     ("Containers", "string", 1, |job| pod_list(job, "spec.template.spec.containers", "name")),
     ("Images", "string", 1, |job| pod_list(job, "spec.template.spec.containers", "image")),
     ("Selector", "string", 1, |job| {
-        api::selector::Selector::from_value(object::at(job, "spec.selector")).map(|one| one.to_string()).unwrap_or_default().into()
+        api::selector::Selector::from_value(object::at(job, "spec.selector"))
+            .map(|one| one.to_string())
+            .unwrap_or_default()
+            .into()
     }),
 ];
 

@@ -63,7 +63,9 @@ pub(super) const REVISION_COLUMNS: Columns = &[
 pub(super) const BUDGET_COLUMNS: Columns = &[
     ("Min Available", "string", 0, |one| int_or_text(object::at(one, "spec.minAvailable"))),
     ("Max Unavailable", "string", 0, |one| int_or_text(object::at(one, "spec.maxUnavailable"))),
-    ("Allowed Disruptions", "integer", 0, |one| object::at(one, "status.disruptionsAllowed").as_i64().unwrap_or(0).into()),
+    ("Allowed Disruptions", "integer", 0, |one| {
+        object::at(one, "status.disruptionsAllowed").as_i64().unwrap_or(0).into()
+    }),
 ];
 fn int_or_text(value: &Value) -> Value {
     match value {
@@ -100,7 +102,8 @@ pub(super) const SIGNING_COLUMNS: Columns = &[
         None => "<none>".into(),
     }),
     ("Condition", "string", 0, |one| {
-        let has = |kind: &str| object::items(one, "status.conditions").iter().any(|condition| condition["type"] == kind);
+        let has =
+            |kind: &str| object::items(one, "status.conditions").iter().any(|condition| condition["type"] == kind);
         let mut text = match (has("Denied"), has("Approved")) {
             (true, _) => "Denied".to_owned(),
             (false, true) => "Approved".to_owned(),
@@ -150,7 +153,8 @@ pub(super) fn secret(object: &mut Value) {
 pub(super) fn limit_range(object: &mut Value) {
     let limits = map_mut(object, "spec").get_mut("limits").and_then(Value::as_array_mut);
     for item in limits.into_iter().flatten().filter(|item| item["type"] == "Container") {
-        let amounts = |item: &Value, field: &str| item.get(field).and_then(Value::as_object).cloned().unwrap_or_default();
+        let amounts =
+            |item: &Value, field: &str| item.get(field).and_then(Value::as_object).cloned().unwrap_or_default();
         let (max, min) = (amounts(item, "max"), amounts(item, "min"));
         let mut limit = amounts(item, "default");
         for (name, amount) in max {

@@ -92,12 +92,17 @@ impl Strategy for Event {
 
     fn cells(&self, event: &Value, now: i64) -> Vec<Value> {
         let text = |path: &str| object::text(event, path);
-        let first_of = |paths: &[&str]| paths.iter().map(|path| text(path)).find(|text| !text.is_empty()).unwrap_or_default();
+        let first_of =
+            |paths: &[&str]| paths.iter().map(|path| text(path)).find(|text| !text.is_empty()).unwrap_or_default();
         let last = first_of(&["series.lastObservedTime", "lastTimestamp", "eventTime"]);
         let first = first_of(&["firstTimestamp", "eventTime"]);
-        let count = ["series.count", "count"].iter().find_map(|path| object::at(event, path).as_i64()).unwrap_or(0).max(1);
+        let count =
+            ["series.count", "count"].iter().find_map(|path| object::at(event, path).as_i64()).unwrap_or(0).max(1);
         let object = format!("{}/{}", text("involvedObject.kind").to_lowercase(), text("involvedObject.name"));
-        let source = match (first_of(&["source.component", "reportingComponent"]), first_of(&["source.host", "reportingInstance"])) {
+        let source = match (
+            first_of(&["source.component", "reportingComponent"]),
+            first_of(&["source.host", "reportingInstance"]),
+        ) {
             (component, "") => component.to_owned(),
             (component, host) => format!("{component}, {host}"),
         };

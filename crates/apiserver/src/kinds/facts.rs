@@ -57,35 +57,61 @@ impl Facts {
     fn row(group: &str, plural: &str) -> Self {
         match (group, plural) {
             ("", "configmaps") => Self { columns: config::MAP_COLUMNS, ..PLAIN },
-            ("", "secrets") => Self {
-                default: config::secret,
-                selectable: &["type"],
-                columns: config::SECRET_COLUMNS,
-                ..PLAIN
-            },
+            ("", "secrets") => {
+                Self { default: config::secret, selectable: &["type"], columns: config::SECRET_COLUMNS, ..PLAIN }
+            }
             ("", "serviceaccounts") => Self { returns_deleted: true, ..PLAIN },
             ("", "resourcequotas") => Self { returns_deleted: true, ..PLAIN },
             ("", "limitranges") => Self { create_on_update: true, default: config::limit_range, ..PLAIN },
-            ("", "podtemplates") => Self { columns: config::TEMPLATE_COLUMNS, generation: true, returns_deleted: true, default: |object| pod::defaults::template(template(object)), ..PLAIN },
+            ("", "podtemplates") => Self {
+                columns: config::TEMPLATE_COLUMNS,
+                generation: true,
+                returns_deleted: true,
+                default: |object| pod::defaults::template(template(object)),
+                ..PLAIN
+            },
             ("apps", "controllerrevisions") => Self { columns: config::REVISION_COLUMNS, ..PLAIN },
-            ("", "endpoints") => Self { create_on_update: true, default: networking::endpoints, columns: networking::ENDPOINTS_COLUMNS, ..PLAIN },
-            ("", "persistentvolumes") => Self { default: storage::volume, create: storage::new_volume, returns_deleted: true, columns: storage::VOLUME_COLUMNS, ..PLAIN },
-            ("", "persistentvolumeclaims") => Self { default: storage::claim, create: storage::new_claim, returns_deleted: true, columns: storage::CLAIM_COLUMNS, ..PLAIN },
+            ("", "endpoints") => Self {
+                create_on_update: true,
+                default: networking::endpoints,
+                columns: networking::ENDPOINTS_COLUMNS,
+                ..PLAIN
+            },
+            ("", "persistentvolumes") => Self {
+                default: storage::volume,
+                create: storage::new_volume,
+                returns_deleted: true,
+                columns: storage::VOLUME_COLUMNS,
+                ..PLAIN
+            },
+            ("", "persistentvolumeclaims") => Self {
+                default: storage::claim,
+                create: storage::new_claim,
+                returns_deleted: true,
+                columns: storage::CLAIM_COLUMNS,
+                ..PLAIN
+            },
             ("", "replicationcontrollers") => Self {
                 default: workloads::replication_controller,
                 selectable: &["status.replicas"],
                 columns: workloads::REPLICA_COLUMNS,
                 ..GENERATION
             },
-            ("apps", "deployments") => Self { default: workloads::deployment, columns: workloads::DEPLOYMENT_COLUMNS, ..GENERATION },
+            ("apps", "deployments") => {
+                Self { default: workloads::deployment, columns: workloads::DEPLOYMENT_COLUMNS, ..GENERATION }
+            }
             ("apps", "replicasets") => Self {
                 default: workloads::replica_set,
                 selectable: &["status.replicas"],
                 columns: workloads::REPLICA_COLUMNS,
                 ..GENERATION
             },
-            ("apps", "statefulsets") => Self { default: workloads::stateful_set, columns: workloads::STATEFUL_COLUMNS, ..GENERATION },
-            ("apps", "daemonsets") => Self { default: workloads::daemon_set, columns: workloads::DAEMON_COLUMNS, ..GENERATION },
+            ("apps", "statefulsets") => {
+                Self { default: workloads::stateful_set, columns: workloads::STATEFUL_COLUMNS, ..GENERATION }
+            }
+            ("apps", "daemonsets") => {
+                Self { default: workloads::daemon_set, columns: workloads::DAEMON_COLUMNS, ..GENERATION }
+            }
             ("batch", "jobs") => Self {
                 default: batch::job,
                 create: batch::new_job,
@@ -94,47 +120,90 @@ impl Facts {
                 ..GENERATION
             },
             ("batch", "cronjobs") => Self { default: batch::cron_job, columns: batch::CRON_COLUMNS, ..GENERATION },
-            ("autoscaling", "horizontalpodautoscalers") => Self { default: autoscaling::autoscaler, columns: autoscaling::COLUMNS, ..PLAIN },
-            ("policy", "poddisruptionbudgets") => Self { unconditional_update: false, columns: config::BUDGET_COLUMNS, ..GENERATION },
+            ("autoscaling", "horizontalpodautoscalers") => {
+                Self { default: autoscaling::autoscaler, columns: autoscaling::COLUMNS, ..PLAIN }
+            }
+            ("policy", "poddisruptionbudgets") => {
+                Self { unconditional_update: false, columns: config::BUDGET_COLUMNS, ..GENERATION }
+            }
             ("networking.k8s.io", "ingresses") => Self { columns: networking::INGRESS_COLUMNS, ..GENERATION },
             ("networking.k8s.io", "ingressclasses") => Self { default: networking::ingress_class, ..GENERATION },
-            ("networking.k8s.io", "networkpolicies") => Self { default: networking::policy, columns: networking::POLICY_COLUMNS, ..GENERATION },
+            ("networking.k8s.io", "networkpolicies") => {
+                Self { default: networking::policy, columns: networking::POLICY_COLUMNS, ..GENERATION }
+            }
             ("networking.k8s.io", "servicecidrs") => Self { status_writes_metadata: false, ..PLAIN },
-            ("discovery.k8s.io", "endpointslices") => Self { default: networking::endpoint_slice, columns: networking::SLICE_COLUMNS, ..GENERATION },
+            ("discovery.k8s.io", "endpointslices") => {
+                Self { default: networking::endpoint_slice, columns: networking::SLICE_COLUMNS, ..GENERATION }
+            }
             ("coordination.k8s.io", "leases") => {
                 Self { create_on_update: true, unconditional_update: false, columns: config::LEASE_COLUMNS, ..PLAIN }
             }
-            ("node.k8s.io", "runtimeclasses") => Self { create_on_update: true, unconditional_update: false, columns: config::RUNTIME_COLUMNS, ..PLAIN },
-            ("scheduling.k8s.io", "priorityclasses") => Self { default: config::priority_class, columns: config::PRIORITY_COLUMNS, ..GENERATION },
-            ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => Self { default: config::binding, columns: config::BINDING_COLUMNS, ..RBAC },
+            ("node.k8s.io", "runtimeclasses") => {
+                Self { create_on_update: true, unconditional_update: false, columns: config::RUNTIME_COLUMNS, ..PLAIN }
+            }
+            ("scheduling.k8s.io", "priorityclasses") => {
+                Self { default: config::priority_class, columns: config::PRIORITY_COLUMNS, ..GENERATION }
+            }
+            ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
+                Self { default: config::binding, columns: config::BINDING_COLUMNS, ..RBAC }
+            }
             ("rbac.authorization.k8s.io", _) => RBAC,
-            ("storage.k8s.io", "storageclasses") => Self { default: storage::class, returns_deleted: true, columns: storage::CLASS_COLUMNS, ..PLAIN },
-            ("storage.k8s.io", "csidrivers") => Self { default: storage::driver, unconditional_update: false, returns_deleted: true, columns: storage::DRIVER_COLUMNS, ..PLAIN },
+            ("storage.k8s.io", "storageclasses") => {
+                Self { default: storage::class, returns_deleted: true, columns: storage::CLASS_COLUMNS, ..PLAIN }
+            }
+            ("storage.k8s.io", "csidrivers") => Self {
+                default: storage::driver,
+                unconditional_update: false,
+                returns_deleted: true,
+                columns: storage::DRIVER_COLUMNS,
+                ..PLAIN
+            },
             ("storage.k8s.io", "csinodes") => Self { unconditional_update: false, returns_deleted: true, ..PLAIN },
             ("storage.k8s.io", "csistoragecapacities") => Self { unconditional_update: false, ..PLAIN },
-            ("storage.k8s.io", "volumeattachments") => Self { unconditional_update: false, returns_deleted: true, status_writes_metadata: false, columns: storage::ATTACHMENT_COLUMNS, ..PLAIN },
+            ("storage.k8s.io", "volumeattachments") => Self {
+                unconditional_update: false,
+                returns_deleted: true,
+                status_writes_metadata: false,
+                columns: storage::ATTACHMENT_COLUMNS,
+                ..PLAIN
+            },
             ("storage.k8s.io", "volumeattributesclasses") => Self { returns_deleted: true, ..PLAIN },
-            ("resource.k8s.io", "resourceclaims") => {
-                Self { returns_deleted: true, status_writes_metadata: false, default: storage::resource_claim, columns: storage::DEVICE_CLAIM_COLUMNS, ..PLAIN }
-            }
+            ("resource.k8s.io", "resourceclaims") => Self {
+                returns_deleted: true,
+                status_writes_metadata: false,
+                default: storage::resource_claim,
+                columns: storage::DEVICE_CLAIM_COLUMNS,
+                ..PLAIN
+            },
             ("resource.k8s.io", "resourceclaimtemplates") => Self {
                 returns_deleted: true,
                 default: |object| storage::resource_claim(object::as_map(object).entry("spec").or_insert(Value::Null)),
                 ..PLAIN
             },
-            ("resource.k8s.io", "resourceslices") => {
-                Self { returns_deleted: true, selectable: &["spec.driver", "spec.nodeName"], columns: storage::SLICE_COLUMNS, ..GENERATION }
-            }
+            ("resource.k8s.io", "resourceslices") => Self {
+                returns_deleted: true,
+                selectable: &["spec.driver", "spec.nodeName"],
+                columns: storage::SLICE_COLUMNS,
+                ..GENERATION
+            },
             ("resource.k8s.io", "deviceclasses") => Self { returns_deleted: true, ..GENERATION },
-            ("certificates.k8s.io", "certificatesigningrequests") => {
-                Self { create: config::signing_request, selectable: &["spec.signerName"], columns: config::SIGNING_COLUMNS, ..PLAIN }
-            }
+            ("certificates.k8s.io", "certificatesigningrequests") => Self {
+                create: config::signing_request,
+                selectable: &["spec.signerName"],
+                columns: config::SIGNING_COLUMNS,
+                ..PLAIN
+            },
             ("flowcontrol.apiserver.k8s.io", "flowschemas") => Self { default: config::flow_schema, ..GENERATION },
             ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => {
                 Self { default: config::priority_level, columns: config::LEVEL_COLUMNS, ..GENERATION }
             }
             ("admissionregistration.k8s.io", "validatingwebhookconfigurations" | "mutatingwebhookconfigurations") => {
-                Self { default: admissionregistration::webhooks, unconditional_update: false, columns: admissionregistration::WEBHOOK_COLUMNS, ..GENERATION }
+                Self {
+                    default: admissionregistration::webhooks,
+                    unconditional_update: false,
+                    columns: admissionregistration::WEBHOOK_COLUMNS,
+                    ..GENERATION
+                }
             }
             ("admissionregistration.k8s.io", plural) => Self {
                 default: admissionregistration::policy,

@@ -78,7 +78,8 @@ pub(super) const SLICE_COLUMNS: Columns = &[
     ("AddressType", "string", 0, |slice| slice["addressType"].clone()),
     ("Ports", "string", 0, |slice| {
         let ports = object::items(slice, "ports");
-        let text = |port: &Value| port.get("port").filter(|port| !port.is_null()).map_or("*".to_owned(), Value::to_string);
+        let text =
+            |port: &Value| port.get("port").filter(|port| !port.is_null()).map_or("*".to_owned(), Value::to_string);
         shortened(ports.iter().map(text).collect(), "<unset>")
     }),
     ("Endpoints", "string", 0, |slice| {
@@ -88,24 +89,25 @@ pub(super) const SLICE_COLUMNS: Columns = &[
     }),
 ];
 
-pub(super) const INGRESS_COLUMNS: Columns = &[
-    ("Class", "string", 0, |ingress| {
-        let class = object::text(ingress, "spec.ingressClassName");
-        if class.is_empty() { "<none>".into() } else { class.into() }
-    }),
-    ("Hosts", "string", 0, |ingress| {
-        let hosts = object::items(ingress, "spec.rules").iter().filter_map(|rule| rule["host"].as_str());
-        shortened(hosts.filter(|host| !host.is_empty()).map(str::to_owned).collect(), "*")
-    }),
-    ("Address", "string", 0, |ingress| {
-        let text = |one: &Value| one["ip"].as_str().or(one["hostname"].as_str()).unwrap_or_default().to_owned();
-        let all: Vec<String> = object::items(ingress, "status.loadBalancer.ingress").iter().map(text).collect();
-        all.join(",").into()
-    }),
-    ("Ports", "string", 0, |ingress| {
-        if object::items(ingress, "spec.tls").is_empty() { "80".into() } else { "80, 443".into() }
-    }),
-];
+pub(super) const INGRESS_COLUMNS: Columns =
+    &[
+        ("Class", "string", 0, |ingress| {
+            let class = object::text(ingress, "spec.ingressClassName");
+            if class.is_empty() { "<none>".into() } else { class.into() }
+        }),
+        ("Hosts", "string", 0, |ingress| {
+            let hosts = object::items(ingress, "spec.rules").iter().filter_map(|rule| rule["host"].as_str());
+            shortened(hosts.filter(|host| !host.is_empty()).map(str::to_owned).collect(), "*")
+        }),
+        ("Address", "string", 0, |ingress| {
+            let text = |one: &Value| one["ip"].as_str().or(one["hostname"].as_str()).unwrap_or_default().to_owned();
+            let all: Vec<String> = object::items(ingress, "status.loadBalancer.ingress").iter().map(text).collect();
+            all.join(",").into()
+        }),
+        ("Ports", "string", 0, |ingress| {
+            if object::items(ingress, "spec.tls").is_empty() { "80".into() } else { "80, 443".into() }
+        }),
+    ];
 
 pub(super) const POLICY_COLUMNS: Columns = &[("Pod-Selector", "string", 0, |policy| {
     let selector = api::selector::Selector::from_value(object::at(policy, "spec.podSelector"));

@@ -21,7 +21,8 @@ pub(crate) fn kind(service: &Value) -> &str {
 
 /// True if the service has (or gets) a cluster address.
 pub(crate) fn needs_address(service: &Value) -> bool {
-    matches!(kind(service), "ClusterIP" | "NodePort" | "LoadBalancer") && object::text(service, "spec.clusterIP") != "None"
+    matches!(kind(service), "ClusterIP" | "NodePort" | "LoadBalancer")
+        && object::text(service, "spec.clusterIP") != "None"
 }
 
 /// True if its ports get node ports.
@@ -288,10 +289,18 @@ fn validate(service: &Value, errors: &mut Errors) {
     }
     match kind {
         "LoadBalancer" if headless => {
-            errors.invalid_text(&spec_path.child("clusterIPs").index(0), "None", "may not be set to 'None' for LoadBalancer services");
+            errors.invalid_text(
+                &spec_path.child("clusterIPs").index(0),
+                "None",
+                "may not be set to 'None' for LoadBalancer services",
+            );
         }
         "NodePort" if headless => {
-            errors.invalid_text(&spec_path.child("clusterIPs").index(0), "None", "may not be set to 'None' for NodePort services");
+            errors.invalid_text(
+                &spec_path.child("clusterIPs").index(0),
+                "None",
+                "may not be set to 'None' for NodePort services",
+            );
         }
         "ExternalName" => {
             let name = object::text(service, "spec.externalName");
@@ -379,7 +388,9 @@ fn validate_port(port: &Value, path: &Path<'_>, named: bool, kind: &str, headles
         }
         _ => {}
     }
-    if headless && kind == "ClusterIP" && port["nodePort"].as_i64().unwrap_or(0) != 0 || kind == "ClusterIP" && port["nodePort"].as_i64().unwrap_or(0) != 0 {
+    if headless && kind == "ClusterIP" && port["nodePort"].as_i64().unwrap_or(0) != 0
+        || kind == "ClusterIP" && port["nodePort"].as_i64().unwrap_or(0) != 0
+    {
         errors.forbidden(&path.child("nodePort"), "may not be used when `type` is 'ClusterIP'");
     }
 }

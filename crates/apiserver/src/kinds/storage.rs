@@ -160,7 +160,8 @@ pub(super) const DRIVER_COLUMNS: Columns = &[
     ("PodInfoOnMount", "boolean", 0, |one| object::at(one, "spec.podInfoOnMount").clone()),
     ("StorageCapacity", "boolean", 0, |one| object::at(one, "spec.storageCapacity").clone()),
     ("TokenRequests", "string", 0, |one| {
-        let audiences = object::items(one, "spec.tokenRequests").iter().filter_map(|request| request["audience"].as_str());
+        let audiences =
+            object::items(one, "spec.tokenRequests").iter().filter_map(|request| request["audience"].as_str());
         or_unset(&audiences.collect::<Vec<_>>().join(","))
     }),
     ("RequiresRepublish", "boolean", 0, |one| object::at(one, "spec.requiresRepublish").clone()),

@@ -68,7 +68,9 @@ pub(crate) async fn update(
                 return Err(uid_mismatch(call, target.name, object.uid(), ""));
             }
             object::metadata(&mut object).remove("resourceVersion");
-            return super::create::create(core, call, object, options, change.manages()).await.map(|stored| (stored, true));
+            return super::create::create(core, call, object, options, change.manages())
+                .await
+                .map(|stored| (stored, true));
         };
         match attempt_once(core, call, target, change, options, current).await? {
             Attempt::Done(stored) => return Ok((stored, false)),
