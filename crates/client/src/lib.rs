@@ -23,9 +23,9 @@ mod query;
 mod watch;
 
 pub mod backoff;
-// EV pub mod events;
+pub mod events;
 pub mod informer;
-// EV pub mod leader;
+pub mod leader;
 pub mod queue;
 pub mod reflector;
 pub mod runner;

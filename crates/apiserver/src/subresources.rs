@@ -1,0 +1,41 @@
+//! Subresources that are more than a part of the object, and resources that
+//! are only asked, never stored.
+
+use std::sync::Arc;
+
+use api::status::Status;
+use http::{Request, Response};
+
+use crate::pipeline::body::{RequestBody, ResponseBody};
+use crate::pipeline::call::Call;
+use crate::pipeline::{render, verbs};
+use crate::state::Core;
+
+mod binding;
+
+/// Answers a request for a subresource other than `status`.
+pub(crate) async fn answer(
+    core: &Arc<Core>,
+    call: Call,
+    request: Request<RequestBody>,
+) -> Result<Response<ResponseBody>, Status> {
+    let group = call.resource.group().to_owned();
+    let plural = call.resource.collection.group_resource.resource.clone();
+    let subresource = call.info.subresource.clone();
+    let result = match (group.as_str(), plural.as_str(), subresource.as_str()) {
+        ("", "pods", "binding") => binding::bind(core, &call, request).await,
+        _ => Err(Status::method_not_allowed()),
+    };
+    let mut response = result.unwrap_or_else(|status| render::error(&call.accept, &status));
+    verbs::add_warnings(&call, &mut response);
+    Ok(response)
+}
+
+/// Answers a request for a resource that is not stored.
+pub(crate) async fn virtual_resource(
+    _core: &Arc<Core>,
+    _call: Call,
+    _request: Request<RequestBody>,
+) -> Result<Response<ResponseBody>, Status> {
+    Err(Status::method_not_allowed())
+}
