@@ -14,10 +14,13 @@ mod pods;
 mod services;
 mod taints;
 mod template;
+mod discovery;
 
 mod deployment;
 mod endpoints;
 mod endpointslice;
+mod gc;
+mod namespace;
 mod nodeipam;
 mod nodelifecycle;
 mod nodettl;

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::informers::Informers;
-use crate::{deployment, endpoints, endpointslice, nodeipam, nodelifecycle, nodettl, podgc, replicaset, rootca};
+use crate::{deployment, endpoints, endpointslice, gc, namespace, nodeipam, nodelifecycle, nodettl, podgc, replicaset, rootca};
 use crate::{serviceaccount, tainteviction};
 use std::sync::Arc;
 
@@ -57,6 +57,10 @@ names! {
     EndpointSlice = "endpointslice-controller", |context, _, shutdown| endpointslice::controller(context).run(shutdown).boxed();
     /// Deployments.
     Deployment = "deployment-controller", |context, _, shutdown| deployment::controller(context).run(shutdown).boxed();
+    /// What has no owner any more.
+    GarbageCollector = "garbage-collector-controller", |context, _, shutdown| gc::run(context.clone(), shutdown).boxed();
+    /// Namespaces that are to be deleted.
+    Namespace = "namespace-controller", |context, _, shutdown| namespace::controller(context).run(shutdown).boxed();
     /// Networks of nodes.
     NodeIpam = "node-ipam-controller", |context, config, shutdown| {
         let controller = config
