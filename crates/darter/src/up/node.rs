@@ -80,7 +80,7 @@ pub(super) async fn start(
     });
     let range = pod_cidr(&client, &name).await?;
     let context = Context { arguments, instance, control, name: &name, client: &client };
-    network::start(&context, &range, &deferred, shutdown, parts)?;
+    network::start(&context, &range, &deferred, shutdown, parts).await?;
     network::watch_traffic(&context, &range, &sleep)?;
     ready(&client, &name).await?;
     Ok(name)
