@@ -91,7 +91,7 @@ pub(super) async fn start(
     }
     let gateway = network.gateway();
     deferred.open(network);
-    let proxy = ServiceProxy::new(node.client.clone(), service_proxy(node.instance, node.name, &ranges));
+    let proxy = ServiceProxy::new(node.control.part("system:kube-proxy"), service_proxy(node.instance, node.name, &ranges));
     let proxy = proxy.map_err(UpError::start("Services"))?;
     let balancers = ServiceLoadBalancers::new(node.control.admin());
     let (first, second) = (shutdown.clone(), shutdown.clone());
