@@ -34,7 +34,11 @@ const MOUNTED_SECONDS: i64 = 3607;
 const MOUNTED_LIFE_SECONDS: i64 = 365 * 24 * 3600;
 
 /// Answers the request.
-pub(crate) async fn create(core: &Core, call: &Call, request: Request<RequestBody>) -> Result<Response<ResponseBody>, Status> {
+pub(crate) async fn create(
+    core: &Core,
+    call: &Call,
+    request: Request<RequestBody>,
+) -> Result<Response<ResponseBody>, Status> {
     let options = WriteOptions::parse(&call.query, "CreateOptions", false)?;
     let bytes = body::read(request.into_body()).await?;
     let mut asked = crate::wire::decode_options(call, &bytes)?;
@@ -52,15 +56,11 @@ pub(crate) async fn create(core: &Core, call: &Call, request: Request<RequestBod
         return Err(Status::conflict(&resource(KIND), name, &why));
     }
     let manager = call.manager(&options.field_manager);
-    crate::wire::manage_update(&call.resource, &json!({}), &mut asked, &manager, "token", &call.stamp());
+    crate::wire::manage_update(&call.resource, &json!({}), &mut asked, &manager, "token", call.now);
     complete(core, call, &mut asked, &account);
     validate(&asked)?;
     admit(core, call, &asked, &options).await?;
-    let mut bound = Bound {
-        namespace: namespace.to_owned(),
-        serviceaccount: reference(&account),
-        ..Bound::default()
-    };
+    let mut bound = Bound { namespace: namespace.to_owned(), serviceaccount: reference(&account), ..Bound::default() };
     let reference = asked["spec"]["boundObjectRef"].clone();
     if reference.is_object() {
         bind(core, &reference, namespace, name, &mut bound).await?;
