@@ -9,6 +9,7 @@ use crate::strategy::{Plain, Strategy};
 mod namespace;
 mod node;
 mod pod;
+mod rbac;
 
 /// The strategy of a built-in resource.
 pub(crate) fn strategy(group: &str, plural: &str) -> Arc<dyn Strategy> {
@@ -16,6 +17,7 @@ pub(crate) fn strategy(group: &str, plural: &str) -> Arc<dyn Strategy> {
         ("", "namespaces") => Arc::new(namespace::Namespace),
         ("", "nodes") => Arc::new(node::Node),
         ("", "pods") => Arc::new(pod::Pod),
+        ("rbac.authorization.k8s.io", plural) => Arc::new(rbac::Rbac::of(plural)),
         _ => Arc::new(Plain),
     }
 }
