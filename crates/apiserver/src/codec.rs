@@ -232,3 +232,6 @@ pub fn encode_yaml(object: &Value) -> Bytes {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod golden;

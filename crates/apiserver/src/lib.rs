@@ -5,6 +5,7 @@
 
 pub mod access;
 mod admission;
+mod allocate;
 mod authn;
 mod authz;
 mod bootstrap;
@@ -21,6 +22,7 @@ mod kinds;
 pub mod kinds_table;
 mod metrics;
 mod object;
+pub mod openapi;
 pub mod patch;
 mod paths;
 mod pipeline;

@@ -65,7 +65,7 @@ impl Core {
             authenticator,
             authorizer,
             admission: admission::Chain::new(),
-            hooks: Hooks::default(),
+            hooks: Hooks::new(&settings),
             metrics: Metrics::new(),
             reads: Semaphore::new(READS_IN_FLIGHT),
             writes: Semaphore::new(WRITES_IN_FLIGHT),

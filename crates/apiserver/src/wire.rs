@@ -200,7 +200,13 @@ pub(crate) fn patch(
         PatchType::Merge => patch::merge_patch(current, &body.bytes),
         PatchType::Strategic | PatchType::Apply => patch::strategic_merge_patch(current, &body.bytes, schema),
     }
-    .map_err(|error| error.status())?;
+    .map_err(|error| {
+        let mut status = error.status();
+        if status.code == Some(422) {
+            status.details.get_or_insert_default();
+        }
+        status
+    })?;
     let decoded = codec::conform(&patched.object, schema).map_err(|error| unfit_patch(call, &patched.patch, &error))?;
     let mut findings = patched.strict;
     findings.extend(decoded.strict);

@@ -17,6 +17,7 @@ use ::api::status::Status;
 
 use crate::client::Client;
 use crate::error::ClientError;
+use crate::partial::PartialObjectMetadata;
 use crate::query::Url;
 use crate::transport::Body;
 use crate::watch::{WatchParams, WatchStream};
@@ -277,10 +278,17 @@ impl<K: DeserializeOwned> Api<K> {
     /// Deletes. That it returns does not mean that the object is gone: it may
     /// have a grace period or finalizers.
     pub async fn delete(&self, name: &str, params: &DeleteParams) -> Result<(), ClientError> {
-        let (request, response) =
-            self.send(Method::DELETE, self.object(name), Some((&params.body(), "application/json"))).await?;
-        collect(&request, response.into_body(), RESPONSE_LIMIT_BYTES).await?;
-        Ok(())
+        self.delete_revision(name, params).await.map(drop)
+    }
+
+    /// Deletes, and says at which revision, if the server does.
+    pub async fn delete_revision(&self, name: &str, params: &DeleteParams) -> Result<Option<String>, ClientError> {
+        let sent = self.send(Method::DELETE, self.object(name), Some((&params.body(), "application/json")));
+        let (request, response) = sent.await?;
+        let bytes = collect(&request, response.into_body(), RESPONSE_LIMIT_BYTES).await?;
+        let object = serde_json::from_slice::<PartialObjectMetadata>(&bytes);
+        let object = object.map_err(|source| ClientError::Decode { request, source })?;
+        Ok(object.metadata.resource_version)
     }
 
     /// Deletes every object of the collection that the selectors match.

@@ -7,6 +7,7 @@ mod subscription;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::Metadata;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -18,6 +19,10 @@ use crate::watch::WatchParams;
 
 use self::state::{Copied, State};
 pub use self::subscription::Subscription;
+
+/// Time for an own write to show in the local copy. It takes milliseconds
+/// unless the watch has to be made anew.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Namespace and name. Ordered by namespace, then name; the namespace of a
 /// cluster-scoped object is empty.
@@ -165,7 +170,31 @@ impl<K: Metadata<Ty = ObjectMeta>> Informer<K> {
     }
 }
 
+/// Revisions of one server are numbers that grow; one that is not counts as
+/// the oldest.
+fn revision(text: &str) -> u64 {
+    text.parse().unwrap_or(0)
+}
+
+/// The local copy does not show an own write yet, longer than is normal.
+#[derive(thiserror::Error, Debug)]
+#[error("the local copy does not show an own write after {CATCH_UP_LIMIT:?}")]
+pub struct Behind;
+
 impl<K> Informer<K> {
+    /// Notes that the caller wrote an object of this collection and got this
+    /// revision for it; see [`Informer::caught_up`].
+    pub fn wrote(&self, resource_version: Option<&str>) {
+        self.state.wrote(revision(resource_version.unwrap_or_default()));
+    }
+
+    /// Resolves once the copy shows every write that was noted. Whoever counts
+    /// objects and makes more of them calls this first, or it counts its own
+    /// new ones not yet.
+    pub async fn caught_up(&self) -> Result<(), Behind> {
+        tokio::time::timeout(CATCH_UP_LIMIT, self.state.caught_up()).await.map_err(|_| Behind)
+    }
+
     /// Resolves once the initial state is there.
     pub async fn synced(&self) {
         self.state.synced().await;

@@ -39,6 +39,9 @@ pub trait Sink<K>: Send + 'static {
     fn applied(&mut self, object: K);
     /// Gone; its last state.
     fn deleted(&mut self, object: K);
+    /// Everything up to this revision has been handed over. After each of the
+    /// other calls, and when nothing happened for a while.
+    fn reached(&mut self, _revision: &str) {}
 }
 
 /// Follows one collection into a sink.
@@ -139,6 +142,7 @@ impl<K: Object, S: Sink<K>> Reflector<K, S> {
             }
         }
         self.sink.replaced(objects);
+        self.sink.reached(self.revision.as_deref().unwrap_or_default());
         self.stream(false).await
     }
 
@@ -160,10 +164,12 @@ impl<K: Object, S: Sink<K>> Reflector<K, S> {
                     let object = self.trim(object);
                     self.revision.clone_from(&object.metadata().resource_version);
                     self.sink.applied(object);
+                    self.sink.reached(self.revision.as_deref().unwrap_or_default());
                 }
                 (WatchEvent::Deleted(object), None) => {
                     self.revision.clone_from(&object.metadata().resource_version);
                     self.sink.deleted(object);
+                    self.sink.reached(self.revision.as_deref().unwrap_or_default());
                 }
                 // Deleted while the initial state was on its way.
                 (WatchEvent::Deleted(object), Some(state)) => {
@@ -178,6 +184,7 @@ impl<K: Object, S: Sink<K>> Reflector<K, S> {
                         self.sink.replaced(objects);
                     }
                     if state.is_none() {
+                        self.sink.reached(&resource_version);
                         self.revision = Some(resource_version);
                     }
                 }

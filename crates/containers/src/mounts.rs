@@ -125,6 +125,30 @@ pub fn bind_beneath(root: &Path, sub: &Path, place: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Space of a file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Size, bytes.
+    pub total_bytes: u64,
+    /// Free for other users than root, bytes.
+    pub available_bytes: u64,
+    /// Files it can hold.
+    pub total_inodes: u64,
+    /// Files it can still take.
+    pub free_inodes: u64,
+}
+
+/// Space of the file system that this path is on.
+pub fn disk_space(path: &Path) -> io::Result<DiskSpace> {
+    let found = rustix::fs::statvfs(path)?;
+    Ok(DiskSpace {
+        total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
+        available_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+        total_inodes: found.f_files,
+        free_inodes: found.f_ffree,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

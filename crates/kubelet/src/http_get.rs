@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Most bytes of an answer that are read.
 const MAX_BODY_BYTES: usize = 10 << 10;
@@ -174,7 +174,7 @@ fn go_error(err: &hyper::Error) -> String {
 /// Opens a TCP connection; the error is in the words of Go's dialer.
 pub(crate) async fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
     let shown = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    TcpStream::connect((host, port)).await.map_err(|err| {
+    connect(host, port).await.map_err(|err| {
         let problem = match err.kind() {
             std::io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
             std::io::ErrorKind::HostUnreachable => "no route to host".to_owned(),
@@ -183,6 +183,24 @@ pub(crate) async fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
         };
         format!("dial tcp {shown}: connect: {problem}")
     })
+}
+
+/// Marks the connection, so that the agent's own questions don't count as the
+/// pod's traffic.
+async fn connect(host: &str, port: u16) -> std::io::Result<TcpStream> {
+    let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
+    for address in tokio::net::lookup_host((host, port)).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Err(err) = network::activity::set_mark(&socket, network::activity::ActivityConfig::PROBE_MARK) {
+            // Without the privilege probes count as traffic; they still work.
+            tracing::debug!(err = %err, "probe connection could not be marked");
+        }
+        match socket.connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(err) => last = err,
+        }
+    }
+    Err(last)
 }
 
 #[derive(Debug)]

@@ -17,6 +17,9 @@ pub(crate) const MAX_TERMINATION_LOG_BYTES: usize = 2048;
 /// Most lines of log that stand in for a missing termination message.
 pub(crate) const MAX_TERMINATION_LOG_LINES: usize = 80;
 
+/// Most bytes of termination messages of one pod together.
+const MAX_POD_MESSAGE_BYTES: usize = 12 << 10;
+
 /// One container as the runtime knows it.
 #[derive(Clone, Debug)]
 pub(crate) struct Observed {
@@ -141,6 +144,24 @@ pub(crate) fn container(status: ContainerStatus) -> Observed {
         resources: status.resources,
         stop_signal: status.stop_signal,
         log_path: status.log_path,
+    }
+}
+
+/// Cuts the messages of a pod's ended containers so that together they fit
+/// what the API keeps; `count` is the number of its containers.
+pub(crate) fn share_messages(list: &mut [Observed], count: usize) {
+    // Upstream: `MaxPodTerminationMessageLogLength` over all containers.
+    let limit = MAX_POD_MESSAGE_BYTES / count.max(1);
+    for observed in list {
+        if let ContainerState::Exited { message, .. } = &mut observed.state
+            && message.len() > limit
+        {
+            let mut end = limit;
+            while !message.is_char_boundary(end) {
+                end -= 1;
+            }
+            message.truncate(end);
+        }
     }
 }
 

@@ -313,4 +313,4 @@ fn changed(container: &core::Container, observed: &Observed) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,7 +5,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use api::types::Metadata;
 use api::types::api::core::v1 as core;
+use api::types::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use client::{Client, ClientError, Informer, ObjectKey, WatchParams};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -153,7 +155,7 @@ fn drop_unused(watched: &mut HashMap<Key, Watched>, uid: &str, wanted: &BTreeSet
     });
 }
 
-async fn notify<K: Send + Sync + 'static>(
+async fn notify<K: Metadata<Ty = ObjectMeta> + Send + Sync + 'static>(
     mut changes: client::Subscription<K>,
     key: Key,
     watched: Arc<Mutex<HashMap<Key, Watched>>>,

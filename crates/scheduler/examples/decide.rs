@@ -62,7 +62,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     let after_pods = resident()?;
-    println!("memory: {} bytes a node, {} bytes a pod", (after_nodes - before) / nodes, (after_pods - after_nodes) / (2 * PODS));
+    println!(
+        "memory: {} bytes a node, {} bytes a pod",
+        (after_nodes - before) / nodes,
+        (after_pods - after_nodes) / (2 * PODS)
+    );
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! do. No clock, no network, no threads; the run loop feeds it and carries out
 //! its steps.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::event::{Event, EventPod};
 use crate::metrics::Counters;
 use crate::node::NodeFacts;
 use crate::nominations::{Nominated, Nominations};
-use crate::objects::Objects;
+use crate::objects::{Objects, StorageChange, VolumePlan};
 use crate::plugin::{View, Waiting};
 use crate::plugins::{self, PluginSet, Preemption, Registry};
 use crate::pod::{Class, Classes, PodKey};
@@ -23,6 +23,8 @@ use crate::snapshot::{PodFacts, PodRow, Snapshot};
 
 /// Message of a pod while there is no node at all.
 const NO_NODES: &str = "no nodes available to schedule pods";
+/// Time for a pod's volumes to be bound (upstream's `bindTimeoutSeconds`).
+const VOLUMES_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What the scheduler wants done.
 #[derive(Debug)]
@@ -46,6 +48,16 @@ pub enum Step {
         outranked: Vec<PodKey>,
         /// The node.
         node: Arc<str>,
+    },
+    /// Bind or provision a pod's volumes. Report the outcome by
+    /// [`Core::volumes_requested`]; the binding follows when they are there.
+    PrepareVolumes {
+        /// The pod.
+        pod: Arc<Pod>,
+        /// Its node.
+        node: Arc<str>,
+        /// What to do.
+        plan: VolumePlan,
     },
     /// A pod that is being deleted was dropped from the queue.
     Skipped {
@@ -97,7 +109,23 @@ pub struct Core {
     /// Pods whose victims are being deleted; true if an event that helps came
     /// meanwhile.
     preempting: HashMap<Arc<str>, bool>,
+    /// Pods whose volumes are being bound.
+    preparing: HashMap<Arc<str>, Preparing>,
+    /// Steps that time or an event made due.
+    due: VecDeque<Step>,
     counters: Arc<Counters>,
+}
+
+#[derive(Debug)]
+struct Preparing {
+    pod: Arc<Pod>,
+    node: Arc<str>,
+    plan: VolumePlan,
+    /// The requests are made, what is missing is others' work.
+    requested: bool,
+    /// The claims were seen with their node; if they lose it, provisioning failed.
+    node_seen: bool,
+    deadline: Duration,
 }
 
 impl Core {
@@ -114,6 +142,8 @@ impl Core {
             queue: Queue::default(),
             assumed: HashMap::new(),
             preempting: HashMap::new(),
+            preparing: HashMap::new(),
+            due: VecDeque::new(),
             counters: Arc::new(Counters::default()),
         }
     }
@@ -133,15 +163,27 @@ impl Core {
         self.queue.counts()
     }
 
-    /// Other objects. Changes that may help waiting pods are followed by
-    /// [`Core::objects_changed`].
+    /// Other objects. What a change of storage is said to be must be passed to
+    /// [`Core::storage_changed`].
     pub fn objects_mut(&mut self) -> &mut Objects {
         &mut self.objects
     }
 
-    /// An object that volumes depend on came or changed.
-    pub fn objects_changed(&mut self, now: Duration) {
-        self.wake(&Event::Storage, now);
+    /// An object that volumes depend on came, changed or went.
+    pub fn storage_changed(&mut self, change: StorageChange, now: Duration) {
+        if let StorageChange::Claim { key, .. } = &change {
+            let concerned = |preparing: &Preparing| preparing.plan.claims().any(|claim| claim.key == *key);
+            let uids: Vec<Arc<str>> = self
+                .preparing
+                .iter()
+                .filter(|(_, preparing)| concerned(preparing))
+                .map(|(uid, _)| uid.clone())
+                .collect();
+            for uid in uids {
+                self.check_volumes(&uid, now);
+            }
+        }
+        self.wake(&Event::Storage(change), now);
     }
 
     /// A node came or changed.
@@ -170,7 +212,7 @@ impl Core {
     pub fn apply_pod(&mut self, pod: Arc<Pod>, now: Duration) {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         if matches!(phase, Some("Succeeded" | "Failed")) {
-            self.delete_pod(&pod, now);
+            self.delete_pod(&uid_of(&pod), now);
             return;
         }
         let spec = pod.spec.as_ref();
@@ -199,7 +241,9 @@ impl Core {
         self.snapshot.apply_pod(facts_of(pod, uid, class, usage), node);
         match old {
             None => self.wake(&Event::PodAdded(new), now),
-            Some(old) if old.class.id != new.class.id || old.usage != new.usage => self.wake(&Event::PodUpdated { old, new }, now),
+            Some(old) if old.class.id != new.class.id || old.usage != new.usage => {
+                self.wake(&Event::PodUpdated { old, new }, now)
+            }
             Some(_) => {}
         }
     }
@@ -228,7 +272,12 @@ impl Core {
         self.queue.update(&uid, pod, class.clone(), gated);
         if old.class.id != class.id || was_gated != gated {
             let has_place = self.nominations.node_of(&uid).is_some();
-            let event_pod = |class: Class| EventPod { uid: uid.clone(), usage: Arc::new(class.shape.0.usage.clone()), class, has_place };
+            let event_pod = |class: Class| EventPod {
+                uid: uid.clone(),
+                usage: Arc::new(class.shape.0.usage.clone()),
+                class,
+                has_place,
+            };
             let event = Event::PodUpdated { old: event_pod(old.class.clone()), new: event_pod(class) };
             self.wake(&event, now);
         }
@@ -248,32 +297,36 @@ impl Core {
         }
     }
 
-    fn give_up_nomination(&mut self, uid: &Arc<str>, now: Duration) {
+    fn give_up_nomination(&mut self, uid: &str, now: Duration) {
         if let Some(nominated) = self.nominations.remove(uid) {
             let usage = Arc::new(nominated.class.shape.0.usage.clone());
             let priority = nominated.class.priority;
-            let event = Event::PodDeleted(EventPod { uid: uid.clone(), class: nominated.class, usage, has_place: true });
+            let event = Event::PodDeleted(EventPod { uid: uid.into(), class: nominated.class, usage, has_place: true });
             self.wake_if(&event, now, |queued| queued.class.priority <= priority);
         }
     }
 
-    /// A pod went, or ended.
-    pub fn delete_pod(&mut self, pod: &Pod, now: Duration) {
-        let uid = uid_of(pod);
-        self.queue.remove(&uid);
-        self.preempting.remove(&uid);
-        self.assumed.remove(&uid);
-        if let Some(row) = self.snapshot.remove_pod(&uid) {
-            self.nominations.remove(&uid);
+    /// The pod with this uid went, or ended.
+    pub fn delete_pod(&mut self, uid: &str, now: Duration) {
+        self.queue.remove(uid);
+        self.preempting.remove(uid);
+        self.assumed.remove(uid);
+        self.stop_preparing(uid);
+        if let Some(row) = self.snapshot.remove_pod(uid) {
+            self.nominations.remove(uid);
             self.wake(&Event::PodDeleted(event_pod(&row)), now);
         } else {
-            self.give_up_nomination(&uid, now);
+            self.give_up_nomination(uid, now);
         }
     }
 
     /// The next thing to do; none until something happens or the deadline comes.
     pub fn next(&mut self, now: Duration) -> Option<Step> {
         self.queue.flush(now);
+        self.expire_volumes(now);
+        if let Some(step) = self.due.pop_front() {
+            return Some(step);
+        }
         loop {
             let queued = self.queue.pop(now)?;
             if self.assumed.contains_key(&queued.uid) {
@@ -289,12 +342,13 @@ impl Core {
 
     /// When [`Core::next`] has something by time alone.
     pub fn deadline(&self) -> Option<Duration> {
-        self.queue.deadline()
+        let volumes = self.preparing.values().map(|preparing| preparing.deadline);
+        volumes.chain(self.queue.deadline()).min()
     }
 
     /// True if [`Core::next`] would give something.
     pub fn is_ready(&self, now: Duration) -> bool {
-        self.queue.is_ready(now)
+        !self.due.is_empty() || self.queue.is_ready(now)
     }
 
     fn try_pod(&mut self, queued: QueuedPod, now: Duration) -> Step {
@@ -307,27 +361,41 @@ impl Core {
             nominated: self.nominations.node_of(&queued.uid).cloned(),
         };
         match self.evaluator.decide(&mut self.snapshot, &self.objects, &self.nominations, &candidate) {
-            Ok(node) => {
-                let node = self.snapshot.columns.name[node.index()].clone();
+            Ok(id) => {
+                let node = self.snapshot.columns.name[id.index()].clone();
+                let view = View { snapshot: &self.snapshot, objects: &self.objects };
+                let plan = plugins::plan_volumes(view, &queued.class, id);
                 let usage = Arc::new(queued.class.shape.0.usage.clone());
                 self.snapshot.apply_pod(facts_of(&queued.pod, queued.uid.clone(), queued.class.clone(), usage), &node);
                 self.nominations.remove(&queued.uid);
                 self.assumed.insert(queued.uid.clone(), node.clone());
-                Step::Bind { pod: queued.pod, node }
+                self.start(queued, node, plan, now)
             }
             Err(diagnosis) => self.after_rejection(queued, &candidate, &diagnosis, now),
         }
     }
 
-    fn after_rejection(&mut self, queued: QueuedPod, candidate: &Candidate, diagnosis: &Diagnosis, now: Duration) -> Step {
+    fn after_rejection(
+        &mut self,
+        queued: QueuedPod,
+        candidate: &Candidate,
+        diagnosis: &Diagnosis,
+        now: Duration,
+    ) -> Step {
         let message = diagnosis.message();
         if diagnosis.aborted {
             // Upstream's rule for resource claims has no state then and says so.
             return self.reject(queued, diagnosis.plugins, format!("{message} not found"), None, now);
         }
         Counters::add(&self.counters.preemption_attempts);
-        let preemption =
-            plugins::preempt(&mut self.evaluator, &mut self.snapshot, &self.objects, &self.nominations, candidate, diagnosis);
+        let preemption = plugins::preempt(
+            &mut self.evaluator,
+            &mut self.snapshot,
+            &self.objects,
+            &self.nominations,
+            candidate,
+            diagnosis,
+        );
         let explain = |what: &str| format!("{message} {}, preemption: {what}", plugins::NOTHING_TO_DEALLOCATE);
         match preemption {
             Preemption::NotEligible(why) => self.reject(queued, diagnosis.plugins, explain(why), None, now),
@@ -338,17 +406,28 @@ impl Core {
             Preemption::Chosen(victims) => {
                 let node = self.snapshot.columns.name[victims.node.index()].clone();
                 Counters::add(&self.counters.preemptions);
-                self.counters.preemption_victims.fetch_add(victims.pods.len() as u64, std::sync::atomic::Ordering::Relaxed);
+                self.counters
+                    .preemption_victims
+                    .fetch_add(victims.pods.len() as u64, std::sync::atomic::Ordering::Relaxed);
                 self.make_room(queued, diagnosis.plugins, message, node, &victims.pods, now)
             }
         }
     }
 
-    fn make_room(&mut self, queued: QueuedPod, by: PluginSet, message: String, node: Arc<str>, pods: &[PodRow], now: Duration) -> Step {
+    fn make_room(
+        &mut self,
+        queued: QueuedPod,
+        by: PluginSet,
+        message: String,
+        node: Arc<str>,
+        pods: &[PodRow],
+        now: Duration,
+    ) -> Step {
         let priority = queued.class.priority;
         let uid = queued.uid.clone();
         let lower = self.nominations.on_node(&node).filter(|(_, nominated)| nominated.class.priority < priority);
-        let outranked: Vec<(Arc<str>, PodKey)> = lower.map(|(uid, nominated)| (uid.clone(), nominated.key.clone())).collect();
+        let outranked: Vec<(Arc<str>, PodKey)> =
+            lower.map(|(uid, nominated)| (uid.clone(), nominated.key.clone())).collect();
         for (uid, _) in &outranked {
             self.nominations.remove(uid);
         }
@@ -356,7 +435,8 @@ impl Core {
         self.nominations.set(uid.clone(), nominated);
         // The last one is deleted last; the least important tells best that
         // room is there.
-        let victims: Vec<PodKey> = pods.iter().filter(|pod| !pod.class.terminating).map(|pod| pod.key.clone()).collect();
+        let victims: Vec<PodKey> =
+            pods.iter().filter(|pod| !pod.class.terminating).map(|pod| pod.key.clone()).collect();
         let Step::Report(report) = self.reject(queued, by, message, Some(Some(node.clone())), now) else {
             unreachable!("a rejection without preemption is a report")
         };
@@ -367,10 +447,93 @@ impl Core {
         Step::Preempt { report, victims, outranked: outranked.into_iter().map(|(_, key)| key).collect(), node }
     }
 
-    fn reject(&mut self, queued: QueuedPod, by: PluginSet, message: String, nomination: Option<Option<Arc<str>>>, now: Duration) -> Step {
+    fn reject(
+        &mut self,
+        queued: QueuedPod,
+        by: PluginSet,
+        message: String,
+        nomination: Option<Option<Arc<str>>>,
+        now: Duration,
+    ) -> Step {
         Counters::add(&self.counters.unschedulable_attempts);
         self.queue.fail(&queued.uid, Failure::Rejected(by), now);
         Step::Report(Report { pod: queued.pod, reason: "Unschedulable", message, nomination })
+    }
+
+    fn start(&mut self, queued: QueuedPod, node: Arc<str>, plan: VolumePlan, now: Duration) -> Step {
+        if plan.is_empty() {
+            return Step::Bind { pod: queued.pod, node };
+        }
+        self.objects.volumes.assume(&plan, &node);
+        let preparing = Preparing {
+            pod: queued.pod.clone(),
+            node: node.clone(),
+            plan: plan.clone(),
+            requested: false,
+            node_seen: false,
+            deadline: now + VOLUMES_TIMEOUT,
+        };
+        self.preparing.insert(queued.uid, preparing);
+        Step::PrepareVolumes { pod: queued.pod, node, plan }
+    }
+
+    /// The volumes of a pod were asked for, or could not be for this reason.
+    /// The answer is a report to send.
+    pub fn volumes_requested(&mut self, uid: &str, outcome: Result<(), String>, now: Duration) -> Option<Report> {
+        match outcome {
+            Err(error) => self.break_off(uid, format!("running PreBind plugin \"VolumeBinding\": {error}"), now),
+            Ok(()) => {
+                if let Some(preparing) = self.preparing.get_mut(uid) {
+                    preparing.requested = true;
+                }
+                self.check_volumes(uid, now);
+                None
+            }
+        }
+    }
+
+    /// Binds a pod whose volumes are there; breaks off if they never will be.
+    fn check_volumes(&mut self, uid: &str, now: Duration) {
+        let volumes = &self.objects.volumes;
+        let Some(preparing) = self.preparing.get_mut(uid).filter(|preparing| preparing.requested) else { return };
+        let current = |claim: &crate::objects::Claim| volumes.claim(&claim.key.0, &claim.key.1);
+        if preparing.plan.claims().all(|claim| current(claim).is_some_and(|claim| claim.bound)) {
+            let step = Step::Bind { pod: preparing.pod.clone(), node: preparing.node.clone() };
+            self.stop_preparing(uid);
+            self.due.push_back(step);
+            return;
+        }
+        let has_node = |claim: &Arc<crate::objects::Claim>| {
+            current(claim).is_some_and(|claim| claim.selected_node.as_deref() == Some(&*preparing.node))
+        };
+        let lost = preparing.plan.provisions.iter().find(|claim| !has_node(claim)).map(|claim| claim.key.1.clone());
+        match lost {
+            None => preparing.node_seen = true,
+            Some(name) if preparing.node_seen => {
+                let error = format!(
+                    "running PreBind plugin \"VolumeBinding\": binding volumes: provisioning failed for PVC \"{name}\""
+                );
+                let report = self.break_off(uid, error, now);
+                self.due.extend(report.map(Step::Report));
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn expire_volumes(&mut self, now: Duration) {
+        let expired = self.preparing.iter().filter(|(_, preparing)| preparing.deadline <= now);
+        let expired: Vec<Arc<str>> = expired.map(|(uid, _)| uid.clone()).collect();
+        for uid in expired {
+            let error = "running PreBind plugin \"VolumeBinding\": binding volumes: context deadline exceeded";
+            let report = self.break_off(&uid, error.to_owned(), now);
+            self.due.extend(report.map(Step::Report));
+        }
+    }
+
+    fn stop_preparing(&mut self, uid: &str) {
+        if let Some(preparing) = self.preparing.remove(uid) {
+            self.objects.volumes.revert(&preparing.plan);
+        }
     }
 
     /// A binding succeeded, or failed for this reason. The answer is a report
@@ -381,15 +544,17 @@ impl Core {
                 Counters::add(&self.counters.scheduled_attempts);
                 None
             }
-            Err(error) => {
-                Counters::add(&self.counters.error_attempts);
-                self.forget(uid, now);
-                let pod = self.queue.get(uid)?.pod.clone();
-                self.queue.fail(uid, Failure::Error, now);
-                let message = format!("running Bind plugin \"DefaultBinder\": {error}");
-                Some(Report { pod, reason: "SchedulerError", message, nomination: Some(None) })
-            }
+            Err(error) => self.break_off(uid, format!("running Bind plugin \"DefaultBinder\": {error}"), now),
         }
+    }
+
+    /// Gives a pod's place up and tries it again after a back-off.
+    fn break_off(&mut self, uid: &str, message: String, now: Duration) -> Option<Report> {
+        Counters::add(&self.counters.error_attempts);
+        self.forget(uid, now);
+        let pod = self.queue.get(uid)?.pod.clone();
+        self.queue.fail(uid, Failure::Error, now);
+        Some(Report { pod, reason: "SchedulerError", message, nomination: Some(None) })
     }
 
     /// All victims of a pod are being deleted, or one could not be.
@@ -400,6 +565,7 @@ impl Core {
     }
 
     fn forget(&mut self, uid: &str, now: Duration) {
+        self.stop_preparing(uid);
         if self.assumed.remove(uid).is_some()
             && let Some(row) = self.snapshot.remove_pod(uid)
         {
@@ -461,7 +627,9 @@ fn facts_of(pod: &Pod, uid: Arc<str>, class: Class, usage: Arc<Usage>) -> PodFac
         usage,
         start: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0.as_microsecond()),
         preempted: class.terminating
-            && disrupted.is_some_and(|condition| condition.status == "True" && condition.reason.as_deref() == Some("PreemptionByScheduler")),
+            && disrupted.is_some_and(|condition| {
+                condition.status == "True" && condition.reason.as_deref() == Some("PreemptionByScheduler")
+            }),
         class,
     }
 }

@@ -16,8 +16,8 @@ use crate::plugins::{PluginSet, Registry};
 use crate::pod::Class;
 use crate::snapshot::{NodeId, Snapshot};
 
-pub use lives::Lives;
 use lives::LiveCache;
+pub use lives::Lives;
 use rows::RowCache;
 
 /// A pod to decide about.
@@ -83,7 +83,9 @@ impl Diagnosis {
         match &self.refused {
             Some(refused) if refused.unresolvable => Vec::new(),
             Some(_) => snapshot.node_ids().collect(),
-            None => self.rejections.iter().filter(|(_, rejection)| !rejection.unresolvable).map(|(node, _)| *node).collect(),
+            None => {
+                self.rejections.iter().filter(|(_, rejection)| !rejection.unresolvable).map(|(node, _)| *node).collect()
+            }
         }
     }
 
@@ -144,13 +146,19 @@ impl Evaluator {
                 return Err(diagnosis);
             }
         };
-        let decided = self.decide_among(snapshot, objects, nominations, pod, &mut lives, restriction.as_deref(), &mut diagnosis);
+        let decided =
+            self.decide_among(snapshot, objects, nominations, pod, &mut lives, restriction.as_deref(), &mut diagnosis);
         self.lives.give_back(&pod.class, lives);
         decided.ok_or(diagnosis)
     }
 
     /// Nodes by name, none for all.
-    fn restrict(&self, view: View<'_>, class: &Class, diagnosis: &mut Diagnosis) -> Result<Option<Vec<Arc<str>>>, Diagnosis> {
+    fn restrict(
+        &self,
+        view: View<'_>,
+        class: &Class,
+        diagnosis: &mut Diagnosis,
+    ) -> Result<Option<Vec<Arc<str>>>, Diagnosis> {
         let mut names: Option<Vec<Arc<str>>> = None;
         let mut restricting = PluginSet::default();
         for (index, rule) in self.registry.plugins.iter().enumerate() {
@@ -183,7 +191,8 @@ impl Evaluator {
                 diagnosis.refused = Some(Rejection::unresolvable(text));
                 return Err(std::mem::take(diagnosis));
             }
-            diagnosis.absent = Some(Rejection::unresolvable(format!("node(s) didn't satisfy plugin(s) [{}]", plugins.join(" "))));
+            diagnosis.absent =
+                Some(Rejection::unresolvable(format!("node(s) didn't satisfy plugin(s) [{}]", plugins.join(" "))));
         }
         Ok(names)
     }

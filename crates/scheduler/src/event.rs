@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::node::NodeFacts;
+use crate::objects::StorageChange;
 use crate::pod::Class;
 use crate::resources::Usage;
 
@@ -46,7 +47,7 @@ pub enum Event {
     /// A pod went, or gave up its place.
     PodDeleted(EventPod),
     /// An object that volumes depend on came or changed.
-    Storage,
+    Storage(StorageChange),
     /// Nothing helped for so long that it is tried anyway.
     Timeout,
 }
@@ -70,7 +71,7 @@ impl Event {
             Self::PodAdded(_) => "AssignedPodAdd",
             Self::PodUpdated { .. } => "AssignedPodUpdate",
             Self::PodDeleted(_) => "AssignedPodDelete",
-            Self::Storage => "StorageChange",
+            Self::Storage(_) => "StorageChange",
             Self::Timeout => "UnschedulableTimeout",
         }
     }

@@ -4,7 +4,12 @@
 //! [`core::Core`] is the scheduler as a pure state machine: events in, steps
 //! out. It keeps the cluster in columns ([`snapshot`]), waiting pods in a
 //! [`queue`], and decides by the rules under [`plugins`], each in its own file
-//! under upstream's name. Running it against an API server is a thin loop.
+//! under upstream's name. [`Scheduler`] is the thin loop that runs it against an
+//! API server.
+
+mod act;
+mod follow;
+mod run;
 
 pub mod bits;
 pub mod core;
@@ -22,3 +27,5 @@ pub mod queue;
 pub mod resources;
 pub mod snapshot;
 pub mod table;
+
+pub use run::{Scheduler, SchedulerConfig, SchedulerMetrics};

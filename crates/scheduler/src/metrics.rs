@@ -79,22 +79,39 @@ impl Counters {
     fn write(&self, out: &mut String, queue: QueueCounts) -> std::fmt::Result {
         let name = "scheduler_schedule_attempts_total";
         writeln!(out, "# HELP {name} Number of attempts to schedule pods, by the result.\n# TYPE {name} counter")?;
-        for (result, counter) in
-            [("scheduled", &self.scheduled_attempts), ("unschedulable", &self.unschedulable_attempts), ("error", &self.error_attempts)]
-        {
-            writeln!(out, "{name}{{profile=\"default-scheduler\",result=\"{result}\"}} {}", counter.load(Ordering::Relaxed))?;
+        for (result, counter) in [
+            ("scheduled", &self.scheduled_attempts),
+            ("unschedulable", &self.unschedulable_attempts),
+            ("error", &self.error_attempts),
+        ] {
+            writeln!(
+                out,
+                "{name}{{profile=\"default-scheduler\",result=\"{result}\"}} {}",
+                counter.load(Ordering::Relaxed)
+            )?;
         }
         let name = "scheduler_pending_pods";
         writeln!(out, "# HELP {name} Number of pending pods, by the queue type.\n# TYPE {name} gauge")?;
-        for (kind, count) in
-            [("active", queue.active), ("backoff", queue.backoff), ("unschedulable", queue.unschedulable), ("gated", queue.gated)]
-        {
+        for (kind, count) in [
+            ("active", queue.active),
+            ("backoff", queue.backoff),
+            ("unschedulable", queue.unschedulable),
+            ("gated", queue.gated),
+        ] {
             writeln!(out, "{name}{{queue=\"{kind}\"}} {count}")?;
         }
         let name = "scheduler_preemption_attempts_total";
         writeln!(out, "# HELP {name} Total preemption attempts in the cluster till now.\n# TYPE {name} counter")?;
         writeln!(out, "{name} {}", self.preemption_attempts.load(Ordering::Relaxed))?;
-        self.algorithm.write(out, "scheduler_scheduling_algorithm_duration_seconds", "Scheduling algorithm latency in seconds.")?;
-        self.end_to_end.write(out, "scheduler_pod_scheduling_sli_duration_seconds", "Time from a pod entering the queue to its binding.")
+        self.algorithm.write(
+            out,
+            "scheduler_scheduling_algorithm_duration_seconds",
+            "Scheduling algorithm latency in seconds.",
+        )?;
+        self.end_to_end.write(
+            out,
+            "scheduler_pod_scheduling_sli_duration_seconds",
+            "Time from a pod entering the queue to its binding.",
+        )
     }
 }

@@ -86,7 +86,9 @@ impl NodeFacts {
                 .collect(),
             allocatable: Allocatable::from_texts(status.and_then(|status| status.allocatable.as_ref())),
             images: images
-                .flat_map(|image| image.names.iter().flatten().map(|name| (name.as_str().into(), image.size_bytes.unwrap_or(0))))
+                .flat_map(|image| {
+                    image.names.iter().flatten().map(|name| (name.as_str().into(), image.size_bytes.unwrap_or(0)))
+                })
                 .collect(),
         }
     }
@@ -188,7 +190,10 @@ impl NodeTerm {
     /// True if the node satisfies every part.
     pub fn matches(&self, name: &str, labels: &Labels) -> bool {
         self.valid
-            && self.labels.iter().all(|requirement| requirement.matches(labels.get(&requirement.key).map(String::as_str)))
+            && self
+                .labels
+                .iter()
+                .all(|requirement| requirement.matches(labels.get(&requirement.key).map(String::as_str)))
             && self.names.iter().all(|requirement| requirement.matches(Some(name)))
     }
 }
@@ -207,7 +212,8 @@ impl NodeSelection {
     pub fn of_pod(spec: &core::PodSpec) -> Self {
         let pairs = spec.node_selector.iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
         let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-        let required = affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+        let required =
+            affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
         Self { pairs, terms: required.map(Self::terms_of) }
     }
 
@@ -256,7 +262,8 @@ mod tests {
             ("disk", "In", &[][..], false),
             ("cores", "Gt", &["x"][..], false),
         ] {
-            let term = term(serde_json::json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]}));
+            let term =
+                term(serde_json::json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]}));
             assert_eq!(term.matches("n", &labels), expected, "{key} {operator} {values:?}");
         }
     }
@@ -264,7 +271,9 @@ mod tests {
     #[test]
     fn an_empty_term_matches_no_node_and_a_field_matches_the_name() {
         assert!(!term(serde_json::json!({})).matches("n", &Labels::new()));
-        let field = |values: &[&str]| term(serde_json::json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": values}]}));
+        let field = |values: &[&str]| {
+            term(serde_json::json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": values}]}))
+        };
         assert!(field(&["n"]).matches("n", &Labels::new()));
         assert!(!field(&["m"]).matches("n", &Labels::new()));
     }

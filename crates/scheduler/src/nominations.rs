@@ -63,7 +63,9 @@ impl Nominations {
     /// Classes of the pods nominated for a node that a pod of this priority
     /// must leave their place.
     pub fn yields_to<'a>(&'a self, node: &str, uid: &'a str, priority: i32) -> impl Iterator<Item = &'a Class> + 'a {
-        let others = self.on_node(node).filter(move |(other, nominated)| &***other != uid && nominated.class.priority >= priority);
+        let others = self
+            .on_node(node)
+            .filter(move |(other, nominated)| &***other != uid && nominated.class.priority >= priority);
         others.map(|(_, nominated)| &nominated.class)
     }
 }

@@ -2,6 +2,10 @@
 //! namespaces, selectors of services and workloads, disruption budgets.
 //! Kept as events bring them; nothing is fetched from here.
 
+mod volumes;
+
+pub use volumes::{Capacity, Claim, StorageChange, StorageClass, Volume, VolumePlan, Volumes};
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -48,6 +52,8 @@ impl Workload {
 /// through a method, which counts it.
 #[derive(Debug, Default)]
 pub struct Objects {
+    /// Volumes and what belongs to them.
+    pub volumes: Volumes,
     namespaces: HashMap<Arc<str>, Arc<Labels>>,
     services: HashMap<Arc<str>, HashMap<Arc<str>, Labels>>,
     workloads: HashMap<(Workload, Arc<str>, Arc<str>), Selector>,

@@ -145,6 +145,12 @@ pub trait Plugin: Send + Sync + std::fmt::Debug {
         Ok(None)
     }
 
+    /// True if a pod of this class, once on a node, gives the rule something to
+    /// say about classes that it has no state for.
+    fn concerns(&self, _other: &ClassFacts) -> bool {
+        false
+    }
+
     /// True if the event may make a pod fit that this rule rejected.
     fn hint(&self, _view: View<'_>, _pod: &Waiting<'_>, _event: &Event) -> bool {
         false

@@ -161,6 +161,8 @@ pub struct ClassFacts {
     pub owner: Option<Owner>,
     /// Names of persistent volume claims, those of ephemeral volumes included.
     pub claims: Vec<ClaimRef>,
+    /// Disks that are mounted directly and cannot be shared freely.
+    pub disks: Vec<Disk>,
     /// Asks for resource claims.
     pub resource_claims: bool,
 }
@@ -170,8 +172,89 @@ pub struct ClassFacts {
 pub struct ClaimRef {
     /// Name of the claim, in the pod's namespace.
     pub name: String,
-    /// Made for this pod by an ephemeral volume.
-    pub ephemeral: bool,
+    /// Uid of the pod that an ephemeral volume makes it for; none if it was
+    /// made by somebody.
+    pub made_for: Option<String>,
+}
+
+impl ClaimRef {
+    /// True if it is made for the pod by an ephemeral volume.
+    pub fn is_ephemeral(&self) -> bool {
+        self.made_for.is_some()
+    }
+}
+
+/// A disk that is mounted without a claim.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Disk {
+    /// A disk of Google's, shared only read-only.
+    Gce {
+        /// Its name.
+        name: String,
+        /// Mounted read-only.
+        read_only: bool,
+    },
+    /// A disk of Amazon's, never shared.
+    Aws(String),
+    /// An iSCSI target, shared only read-only.
+    Iscsi {
+        /// Qualified name.
+        target: String,
+        /// Mounted read-only.
+        read_only: bool,
+    },
+    /// A Ceph image, shared only read-only.
+    Rbd {
+        /// Monitors; one in common makes it the same cluster.
+        monitors: Vec<String>,
+        /// Pool and image.
+        image: (String, String),
+        /// Mounted read-only.
+        read_only: bool,
+    },
+}
+
+impl Disk {
+    fn of_volume(volume: &core::Volume) -> Option<Self> {
+        let read_only = |flag: Option<bool>| flag.unwrap_or(false);
+        if let Some(disk) = &volume.gce_persistent_disk {
+            return Some(Self::Gce { name: disk.pd_name.clone(), read_only: read_only(disk.read_only) });
+        }
+        if let Some(disk) = &volume.aws_elastic_block_store {
+            return Some(Self::Aws(disk.volume_id.clone()));
+        }
+        if let Some(disk) = &volume.iscsi {
+            return Some(Self::Iscsi { target: disk.iqn.clone(), read_only: read_only(disk.read_only) });
+        }
+        let disk = volume.rbd.as_ref()?;
+        Some(Self::Rbd {
+            monitors: disk.monitors.clone(),
+            image: (disk.pool.clone().unwrap_or_else(|| "rbd".into()), disk.image.clone()),
+            read_only: read_only(disk.read_only),
+        })
+    }
+
+    /// True if both can't be mounted on one node.
+    pub fn conflicts(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Gce { name, read_only }, Self::Gce { name: other, read_only: other_read_only }) => {
+                name == other && !(*read_only && *other_read_only)
+            }
+            (Self::Aws(id), Self::Aws(other)) => id == other,
+            (Self::Iscsi { target, read_only }, Self::Iscsi { target: other, read_only: other_read_only }) => {
+                target == other && !(*read_only && *other_read_only)
+            }
+            (
+                Self::Rbd { monitors, image, read_only },
+                Self::Rbd { monitors: others, image: other, read_only: other_read_only },
+            ) => {
+                image == other
+                    && !(*read_only && *other_read_only)
+                    && monitors.iter().any(|monitor| others.contains(monitor))
+            }
+            _ => false,
+        }
+    }
 }
 
 /// The controller of a pod.
@@ -248,7 +331,8 @@ impl PodTerm {
 
     /// True if it speaks of a pod in this namespace with these labels.
     pub fn matches(&self, namespace: &str, namespace_labels: &Labels, labels: &Labels) -> bool {
-        (self.namespaces.contains(namespace) || self.namespace_selector.matches(namespace_labels)) && self.selector.matches(labels)
+        (self.namespaces.contains(namespace) || self.namespace_selector.matches(namespace_labels))
+            && self.selector.matches(labels)
     }
 }
 
@@ -314,7 +398,12 @@ impl Classes {
         let shape = SharedShape(self.shapes.intern(shape_of(spec)));
         let facts = ClassFacts {
             affinity: affinity_of(spec, &namespace).map(Box::new),
-            spread: spec.topology_spread_constraints.iter().flatten().map(|constraint| SpreadConstraint::new(constraint, &labels)).collect(),
+            spread: spec
+                .topology_spread_constraints
+                .iter()
+                .flatten()
+                .map(|constraint| SpreadConstraint::new(constraint, &labels))
+                .collect(),
             namespace,
             labels: Arc::new(labels),
             shape,
@@ -323,6 +412,7 @@ impl Classes {
             terminating: pod.metadata.deletion_timestamp.is_some(),
             owner: owner_of(pod),
             claims: claims_of(pod, spec),
+            disks: spec.volumes.iter().flatten().filter_map(Disk::of_volume).collect(),
             resource_claims: spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()),
         };
         self.classes.intern(facts)
@@ -333,7 +423,9 @@ fn shape_of(spec: &core::PodSpec) -> Shape {
     let containers = || spec.containers.iter();
     let init_containers = || spec.init_containers.iter().flatten();
     let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-    let preferred = affinity.iter().flat_map(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.iter().flatten());
+    let preferred = affinity
+        .iter()
+        .flat_map(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.iter().flatten());
     let volume_images = spec.volumes.iter().flatten().filter_map(|volume| volume.image.as_ref()?.reference.as_deref());
     let images = init_containers().chain(containers()).filter_map(|container| container.image.as_deref());
     let mut ports: Vec<HostPort> = init_containers()
@@ -353,7 +445,10 @@ fn shape_of(spec: &core::PodSpec) -> Shape {
         usage: Usage::of_pending(spec),
         node_name: spec.node_name.clone().unwrap_or_default(),
         selection: NodeSelection::of_pod(spec),
-        preferred: preferred.filter(|term| term.weight != 0).map(|term| (term.weight, NodeTerm::new(&term.preference))).collect(),
+        preferred: preferred
+            .filter(|term| term.weight != 0)
+            .map(|term| (term.weight, NodeTerm::new(&term.preference)))
+            .collect(),
         tolerations: spec.tolerations.iter().flatten().map(Toleration::new).collect(),
         ports,
         images: images.chain(volume_images).map(tagged).collect(),
@@ -371,13 +466,30 @@ fn affinity_of(spec: &core::PodSpec, namespace: &str) -> Option<PodAffinity> {
     let affinity = spec.affinity.as_ref()?;
     let near = affinity.pod_affinity.as_ref();
     let far = affinity.pod_anti_affinity.as_ref();
-    let weighted = |term: &core::WeightedPodAffinityTerm| (term.weight, PodTerm::new(&term.pod_affinity_term, namespace));
+    let weighted =
+        |term: &core::WeightedPodAffinityTerm| (term.weight, PodTerm::new(&term.pod_affinity_term, namespace));
     let plain = |term: &core::PodAffinityTerm| PodTerm::new(term, namespace);
     let result = PodAffinity {
-        required: near.iter().flat_map(|near| near.required_during_scheduling_ignored_during_execution.iter().flatten()).map(plain).collect(),
-        preferred: near.iter().flat_map(|near| near.preferred_during_scheduling_ignored_during_execution.iter().flatten()).map(weighted).collect(),
-        anti_required: far.iter().flat_map(|far| far.required_during_scheduling_ignored_during_execution.iter().flatten()).map(plain).collect(),
-        anti_preferred: far.iter().flat_map(|far| far.preferred_during_scheduling_ignored_during_execution.iter().flatten()).map(weighted).collect(),
+        required: near
+            .iter()
+            .flat_map(|near| near.required_during_scheduling_ignored_during_execution.iter().flatten())
+            .map(plain)
+            .collect(),
+        preferred: near
+            .iter()
+            .flat_map(|near| near.preferred_during_scheduling_ignored_during_execution.iter().flatten())
+            .map(weighted)
+            .collect(),
+        anti_required: far
+            .iter()
+            .flat_map(|far| far.required_during_scheduling_ignored_during_execution.iter().flatten())
+            .map(plain)
+            .collect(),
+        anti_preferred: far
+            .iter()
+            .flat_map(|far| far.preferred_during_scheduling_ignored_during_execution.iter().flatten())
+            .map(weighted)
+            .collect(),
     };
     (result != PodAffinity::default()).then_some(result)
 }
@@ -390,11 +502,14 @@ fn owner_of(pod: &core::Pod) -> Option<Owner> {
 
 fn claims_of(pod: &core::Pod, spec: &core::PodSpec) -> Vec<ClaimRef> {
     let pod_name = pod.metadata.name.as_deref().unwrap_or_default();
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let volumes = spec.volumes.iter().flatten();
     volumes
         .filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
-            (Some(claim), _) => Some(ClaimRef { name: claim.claim_name.clone(), ephemeral: false }),
-            (None, Some(_)) => Some(ClaimRef { name: format!("{pod_name}-{}", volume.name), ephemeral: true }),
+            (Some(claim), _) => Some(ClaimRef { name: claim.claim_name.clone(), made_for: None }),
+            (None, Some(_)) => {
+                Some(ClaimRef { name: format!("{pod_name}-{}", volume.name), made_for: Some(uid.to_owned()) })
+            }
             (None, None) => None,
         })
         .collect()
@@ -443,7 +558,9 @@ mod tests {
 
     #[test]
     fn an_image_without_a_tag_means_latest() {
-        for (name, expected) in [("a", "a:latest"), ("a:1", "a:1"), ("h:5000/a", "h:5000/a:latest"), ("h:5000/a:1", "h:5000/a:1")] {
+        for (name, expected) in
+            [("a", "a:latest"), ("a:1", "a:1"), ("h:5000/a", "h:5000/a:latest"), ("h:5000/a:1", "h:5000/a:1")]
+        {
             assert_eq!(tagged(name), expected);
         }
     }

@@ -54,7 +54,10 @@ pub struct QueuedPod {
 enum Place {
     Active,
     /// Until then; an error's back-off is never cut short.
-    Backoff { until: Duration, after_error: bool },
+    Backoff {
+        until: Duration,
+        after_error: bool,
+    },
     Unschedulable,
     Gated,
     InFlight,
@@ -168,7 +171,9 @@ impl Queue {
 
     /// True if [`Queue::pop`] would give a pod.
     pub fn is_ready(&self, now: Duration) -> bool {
-        !self.active.is_empty() || !self.backoff.is_empty() || self.error_backoff.first().is_some_and(|((until, _), _)| *until <= now)
+        !self.active.is_empty()
+            || !self.backoff.is_empty()
+            || self.error_backoff.first().is_some_and(|((until, _), _)| *until <= now)
     }
 
     /// A try ended without a node.
@@ -195,8 +200,12 @@ impl Queue {
     /// Lets the pods that wait for an event try again for which `helps` is
     /// true, each after its back-off.
     pub fn wake(&mut self, now: Duration, mut helps: impl FnMut(&QueuedPod) -> bool) {
-        let helped: Vec<Arc<str>> =
-            self.unschedulable.iter().filter(|(_, uid)| self.pods.get(uid).is_some_and(&mut helps)).map(|(_, uid)| uid.clone()).collect();
+        let helped: Vec<Arc<str>> = self
+            .unschedulable
+            .iter()
+            .filter(|(_, uid)| self.pods.get(uid).is_some_and(&mut helps))
+            .map(|(_, uid)| uid.clone())
+            .collect();
         for uid in helped {
             self.requeue(&uid, now);
         }

@@ -101,7 +101,11 @@ impl Usage {
     fn compute(spec: &PodSpec, pod: Option<&Pod>) -> Self {
         let requests = pod_requests(spec, pod, false);
         let scored = Resources::from_list(&pod_requests(spec, pod, true));
-        Self { requests: Resources::from_list(&requests), scored_milli_cpu: scored.milli_cpu, scored_memory: scored.memory }
+        Self {
+            requests: Resources::from_list(&requests),
+            scored_milli_cpu: scored.milli_cpu,
+            scored_memory: scored.memory,
+        }
     }
 }
 
@@ -227,7 +231,9 @@ fn effective_requests(wanted: &List, actuated: &List, allocated: &List, infeasib
 
 fn is_resize_infeasible(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "PodResizePending" && condition.reason.as_deref() == Some("Infeasible"))
+    conditions
+        .into_iter()
+        .any(|condition| condition.type_ == "PodResizePending" && condition.reason.as_deref() == Some("Infeasible"))
 }
 
 #[cfg(test)]
@@ -260,7 +266,8 @@ mod tests {
 
     #[test]
     fn an_init_container_runs_beside_the_sidecars_before_it_only() {
-        let sidecar = |cpu: &str| serde_json::json!({"name": cpu, "restartPolicy": "Always", "resources": requests(cpu)});
+        let sidecar =
+            |cpu: &str| serde_json::json!({"name": cpu, "restartPolicy": "Always", "resources": requests(cpu)});
         let plain = |cpu: &str| serde_json::json!({"name": "p", "resources": requests(cpu)});
         let spec = |init: [serde_json::Value; 3]| serde_json::json!({"spec": {"initContainers": init, "containers": [plain("1")]}});
         assert_eq!(milli_cpu(spec([sidecar("100m"), plain("3"), sidecar("200m")])), 3100);
@@ -279,7 +286,9 @@ mod tests {
 
     #[test]
     fn scoring_assumes_a_little_for_containers_that_ask_for_nothing() {
-        let usage = Usage::of_assigned(&pod(serde_json::json!({"spec": {"containers": [{"name": "a"}, {"name": "b", "resources": requests("1")}]}})));
+        let usage = Usage::of_assigned(&pod(
+            serde_json::json!({"spec": {"containers": [{"name": "a"}, {"name": "b", "resources": requests("1")}]}}),
+        ));
         assert_eq!((usage.requests.milli_cpu, usage.scored_milli_cpu), (1000, 1100));
         assert_eq!((usage.requests.memory, usage.scored_memory), (0, 2 * DEFAULT_MEMORY));
     }

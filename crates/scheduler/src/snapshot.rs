@@ -358,7 +358,10 @@ impl Snapshot {
     }
 
     fn shift_placement(&mut self, class: &Class, node: NodeId, sign: i64) {
-        let placement = self.placements.entry(class.id).or_insert_with(|| Placement { class: class.clone(), nodes: HashMap::new() });
+        let placement = self
+            .placements
+            .entry(class.id)
+            .or_insert_with(|| Placement { class: class.clone(), nodes: HashMap::new() });
         let count = placement.nodes.entry(node).or_default();
         *count = count.wrapping_add_signed(sign as i32);
         if *count == 0 {

@@ -323,7 +323,7 @@ fn place(out: &mut Map<String, Value>, field: &Field, value: Value, dialect: Dia
 }
 
 /// `omitempty` and `omitzero`.
-fn is_left_out(field: &Field, value: &Value) -> bool {
+pub(super) fn is_left_out(field: &Field, value: &Value) -> bool {
     if field.omit == Omit::Never || field.schema.pointer {
         return false;
     }
@@ -351,7 +351,7 @@ fn is_zero(value: &Value) -> bool {
 }
 
 /// Fills in the fields that Go always writes.
-fn settle(out: &mut Map<String, Value>, known: &Struct) {
+pub(super) fn settle(out: &mut Map<String, Value>, known: &Struct) {
     for field in &known.fields {
         if let Some(zero) = absent(field)
             && !out.contains_key(field.name.as_ref())
@@ -378,7 +378,7 @@ fn absent(field: &Field) -> Option<Value> {
 }
 
 /// The JSON of Go's zero value.
-fn zero(schema: &Schema) -> Value {
+pub(super) fn zero(schema: &Schema) -> Value {
     match schema.shape() {
         Shape::Bool => Value::Bool(false),
         Shape::Int32 | Shape::Int64 | Shape::Float | Shape::IntOrString => 0.into(),

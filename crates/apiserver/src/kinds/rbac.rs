@@ -1,61 +1,59 @@
-//! Roles and bindings: their defaults and rules. Whether the writer may grant
+//! Roles and bindings: their rules. Whether the writer may grant
 //! what they grant is `authz::escalation`'s to say.
 
 use api::selector::LabelSelector;
 use serde_json::Value;
 
+use super::facts::Simple;
 use crate::field::{Errors, Path};
 use crate::object;
-use crate::strategy::{Part, Strategy};
+use crate::strategy::{Column, Part, Strategy};
 use crate::validation::names::NameRule;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
-/// One of the four kinds.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rbac {
+enum Kind {
     Role,
     ClusterRole,
     RoleBinding,
     ClusterRoleBinding,
 }
 
+/// One of the four kinds: its row of facts and its rules.
+pub(super) struct Rbac {
+    kind: Kind,
+    facts: Simple,
+}
+
 impl Rbac {
     /// The kind of a plural; anything unknown is a role.
-    pub(super) fn of(plural: &str) -> Self {
-        match plural {
-            "clusterroles" => Self::ClusterRole,
-            "rolebindings" => Self::RoleBinding,
-            "clusterrolebindings" => Self::ClusterRoleBinding,
-            _ => Self::Role,
-        }
+    pub(super) fn new(plural: &str, facts: Simple) -> Self {
+        let kind = match plural {
+            "clusterroles" => Kind::ClusterRole,
+            "rolebindings" => Kind::RoleBinding,
+            "clusterrolebindings" => Kind::ClusterRoleBinding,
+            _ => Kind::Role,
+        };
+        Self { kind, facts }
     }
 
-    fn validate(self, object: &Value, errors: &mut Errors) {
-        match self {
-            Self::Role => rules(object, true, errors),
-            Self::ClusterRole => {
+    fn validate(&self, object: &Value, errors: &mut Errors) {
+        match self.kind {
+            Kind::Role => rules(object, true, errors),
+            Kind::ClusterRole => {
                 rules(object, false, errors);
                 aggregation(object, errors);
             }
-            Self::RoleBinding => binding(object, true, errors),
-            Self::ClusterRoleBinding => binding(object, false, errors),
+            Kind::RoleBinding => binding(object, true, errors),
+            Kind::ClusterRoleBinding => binding(object, false, errors),
         }
     }
 }
 
 impl Strategy for Rbac {
     fn default(&self, object: &mut Value) {
-        if !matches!(self, Self::RoleBinding | Self::ClusterRoleBinding) {
-            return;
-        }
-        object::default_text(object::map_mut(object, "roleRef"), "apiGroup", GROUP);
-        let subjects = object.get_mut("subjects").and_then(Value::as_array_mut);
-        for subject in subjects.into_iter().flatten() {
-            if matches!(object::text(subject, "kind"), "User" | "Group") {
-                object::default_text(object::as_map(subject), "apiGroup", GROUP);
-            }
-        }
+        self.facts.default(object);
     }
 
     fn validate_create(&self, object: &Value, errors: &mut Errors) {
@@ -70,11 +68,19 @@ impl Strategy for Rbac {
     }
 
     fn name_rule(&self) -> NameRule {
-        NameRule::PathSegment
+        self.facts.name_rule()
     }
 
     fn create_on_update(&self) -> bool {
-        true
+        self.facts.create_on_update()
+    }
+
+    fn columns(&self) -> Vec<Column> {
+        self.facts.columns()
+    }
+
+    fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
+        self.facts.cells(object, now)
     }
 }
 

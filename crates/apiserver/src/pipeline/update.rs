@@ -68,7 +68,9 @@ pub(crate) async fn update(
                 return Err(uid_mismatch(call, target.name, object.uid(), ""));
             }
             object::metadata(&mut object).remove("resourceVersion");
-            return super::create::create(core, call, object, options).await.map(|stored| (stored, true));
+            return super::create::create(core, call, object, options, change.manages())
+                .await
+                .map(|stored| (stored, true));
         };
         match attempt_once(core, call, target, change, options, current).await? {
             Attempt::Done(stored) => return Ok((stored, false)),
@@ -204,8 +206,12 @@ fn unconditional_refused(call: &Call, new: &Value) -> Status {
 }
 
 fn uid_mismatch(call: &Call, name: &str, wanted: &str, actual: &str) -> Status {
-    let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {actual}");
-    Status::conflict(&call.resource.collection.group_resource, name, &why)
+    let collection = &call.resource.collection;
+    let key = collection.key(&call.info.namespace, name);
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {actual}"
+    );
+    Status::conflict(&collection.group_resource, name, &why)
 }
 
 fn prepare(call: &Call, part: Part, new: &mut Value, old: &Value) -> Vec<String> {
@@ -241,6 +247,11 @@ fn validate(call: &Call, part: Part, new: &Value, old: &Value) -> Result<(), Sta
     let collection = &*call.resource.collection;
     let mut errors = Errors::new();
     metadata::update(new, old, &mut errors);
+    if !call.resource.custom {
+        // Built-in kinds check metadata once more among their own rules.
+        metadata::update(new, old, &mut errors);
+        metadata::standard_finalizers(collection, new, &mut errors);
+    }
     collection.strategy.validate_update(new, old, part, &mut errors);
     if errors.is_empty() {
         return Ok(());

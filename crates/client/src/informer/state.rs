@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
 
 use k8s_openapi::Metadata;
@@ -15,6 +16,10 @@ use crate::reflector::{Object, Sink};
 pub(super) struct State<K> {
     copy: RwLock<Copy<K>>,
     synced: watch::Sender<bool>,
+    /// Changes up to here are in the copy.
+    reached: watch::Sender<u64>,
+    /// The newest write that the copy must show before it is current.
+    wrote: AtomicU64,
 }
 
 pub(super) struct Copy<K> {
@@ -25,7 +30,7 @@ pub(super) struct Copy<K> {
 impl<K> Default for State<K> {
     fn default() -> Self {
         let copy = Copy { objects: BTreeMap::new(), subscribers: Vec::new() };
-        Self { copy: RwLock::new(copy), synced: watch::Sender::new(false) }
+        Self { copy: RwLock::new(copy), synced: watch::Sender::new(false), reached: watch::Sender::new(0), wrote: AtomicU64::new(0) }
     }
 }
 
@@ -43,6 +48,26 @@ impl<K> State<K> {
     pub(super) async fn synced(&self) {
         // The sender lives in self, so waiting cannot fail.
         drop(self.synced.subscribe().wait_for(|synced| *synced).await);
+    }
+
+    pub(super) fn reach(&self, revision: u64) {
+        self.reached.send_if_modified(|reached| {
+            let newer = revision > *reached;
+            *reached = revision.max(*reached);
+            newer
+        });
+    }
+
+    pub(super) fn wrote(&self, revision: u64) {
+        self.wrote.fetch_max(revision, Ordering::AcqRel);
+    }
+
+    pub(super) async fn caught_up(&self) {
+        let wrote = self.wrote.load(Ordering::Acquire);
+        if *self.reached.borrow() < wrote {
+            // The sender lives in self, so waiting cannot fail.
+            drop(self.reached.subscribe().wait_for(|reached| *reached >= wrote).await);
+        }
     }
 
     pub(super) fn is_synced(&self) -> bool {
@@ -154,6 +179,10 @@ impl<K: Object> Sink<K> for Copied<K> {
     fn deleted(&mut self, object: K) {
         self.0.delete(&object);
     }
+
+    fn reached(&mut self, revision: &str) {
+        self.0.reach(super::revision(revision));
+    }
 }
 
 /// Fills the copy with trimmed objects.
@@ -175,5 +204,9 @@ impl<K: Object> Sink<K> for Trimmed<K> {
 
     fn deleted(&mut self, object: K) {
         self.copied.deleted(object);
+    }
+
+    fn reached(&mut self, revision: &str) {
+        self.copied.reached(revision);
     }
 }

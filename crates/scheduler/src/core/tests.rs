@@ -1,3 +1,5 @@
+//! Behaviour of the core on small clusters. Single rules are tested beside them.
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
@@ -38,7 +40,7 @@ impl Cluster {
     }
 
     fn delete(&mut self, pod: Value) {
-        self.core.delete_pod(&serde_json::from_value(pod).unwrap(), self.now);
+        self.core.delete_pod(pod["metadata"]["uid"].as_str().unwrap(), self.now);
     }
 
     /// Runs until nothing is left to do; bindings succeed.
@@ -58,7 +60,11 @@ impl Cluster {
                 Step::Report(report) => Seen::Rejected(name(&report.pod), report.message),
                 Step::Preempt { report, victims, node, .. } => {
                     self.core.preempted(report.pod.metadata.uid.as_deref().unwrap(), true, self.now);
-                    Seen::Preempts(name(&report.pod), victims.iter().map(|key| key.name.to_string()).collect(), node.to_string())
+                    Seen::Preempts(
+                        name(&report.pod),
+                        victims.iter().map(|key| key.name.to_string()).collect(),
+                        node.to_string(),
+                    )
                 }
                 Step::Skipped { pod } => Seen::Skipped(name(&pod)),
             });
@@ -187,7 +193,10 @@ fn a_preferred_label_outweighs_load_and_a_disliked_taint_costs() {
     let mut cluster = Cluster::new(&[node_with("a", ssd), node("b")]);
     cluster.pod(merged(asking("x", json!({"cpu": "2", "memory": "4Gi"})), json!({"spec": {"nodeName": "a"}})));
     let preferred = json!([{"weight": 1, "preference": {"matchExpressions": [{"key": "disk", "operator": "Exists"}]}}]);
-    cluster.pod(pod("p", json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}})));
+    cluster.pod(pod(
+        "p",
+        json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}}),
+    ));
     assert_eq!(cluster.run(), [bound("p", "a")]);
 
     let taint = json!({"spec": {"taints": [{"key": "k", "effect": "PreferNoSchedule"}]}});
@@ -207,7 +216,11 @@ fn a_port_is_taken_once_per_address_and_protocol() {
     assert_eq!(cluster.run(), [bound("tcp", "a"), bound("udp", "a"), bound("other", "a")]);
     let all = with_port("all", json!({"containerPort": 1, "hostPort": 80}));
     cluster.pod(all);
-    assert!(cluster.rejection().starts_with("0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. "));
+    assert!(
+        cluster
+            .rejection()
+            .starts_with("0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. ")
+    );
     cluster.delete(with_port("tcp", json!({})));
     assert!(matches!(cluster.run().as_slice(), [Seen::Rejected(..)]));
     cluster.delete(with_port("other", json!({})));
@@ -234,7 +247,10 @@ fn a_pod_that_ends_makes_room() {
     cluster.pod(merged(asking("x", json!({"cpu": "3"})), json!({"spec": {"nodeName": "a"}})));
     cluster.pod(asking("p", json!({"cpu": "3"})));
     assert!(cluster.rejection().contains("1 No preemption victims found for incoming pod."));
-    cluster.pod(merged(asking("x", json!({"cpu": "3"})), json!({"spec": {"nodeName": "a"}, "status": {"phase": "Succeeded"}})));
+    cluster.pod(merged(
+        asking("x", json!({"cpu": "3"})),
+        json!({"spec": {"nodeName": "a"}, "status": {"phase": "Succeeded"}}),
+    ));
     assert_eq!(cluster.run(), [bound("p", "a")]);
 }
 
@@ -248,7 +264,10 @@ fn gated_foreign_and_dying_pods_are_not_scheduled() {
     assert_eq!(cluster.run(), [bound("gated", "a")]);
     cluster.pod(pod("dying", json!({"nodeSelector": {"x": "y"}})));
     cluster.rejection();
-    cluster.pod(merged(pod("dying", json!({"nodeSelector": {"x": "y"}})), json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})));
+    cluster.pod(merged(
+        pod("dying", json!({"nodeSelector": {"x": "y"}})),
+        json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+    ));
     cluster.node(node_with("b", json!({"metadata": {"labels": {"x": "y"}}})));
     assert_eq!(cluster.run(), [Seen::Skipped("dying".into())]);
 }
@@ -313,7 +332,8 @@ fn the_cheapest_victims_make_room_and_the_node_is_kept_for_the_winner() {
 fn a_pod_that_must_not_preempt_says_so() {
     let mut cluster = Cluster::new(&[node("a")]);
     cluster.pod(merged(asking("x", json!({"cpu": "3"})), json!({"spec": {"nodeName": "a"}})));
-    cluster.pod(merged(asking("p", json!({"cpu": "3"})), json!({"spec": {"priority": 5, "preemptionPolicy": "Never"}})));
+    cluster
+        .pod(merged(asking("p", json!({"cpu": "3"})), json!({"spec": {"priority": 5, "preemptionPolicy": "Never"}})));
     assert_eq!(
         cluster.rejection(),
         "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never."
@@ -336,12 +356,20 @@ fn kept_work_equals_work_done_anew() {
         match below(6) {
             0 | 1 => {
                 let cpu = 1 + below(8);
-                let mut node = node_with(&name, json!({"status": {"allocatable": {"cpu": cpu.to_string(), "example.com/gpu": below(3).to_string()}}}));
+                let mut node = node_with(
+                    &name,
+                    json!({"status": {"allocatable": {"cpu": cpu.to_string(), "example.com/gpu": below(3).to_string()}}}),
+                );
                 match below(5) {
                     0 => json_merge(&mut node, json!({"spec": {"unschedulable": true}})),
-                    1 => json_merge(&mut node, json!({"spec": {"taints": [{"key": "k", "effect": "PreferNoSchedule"}]}})),
+                    1 => {
+                        json_merge(&mut node, json!({"spec": {"taints": [{"key": "k", "effect": "PreferNoSchedule"}]}}))
+                    }
                     2 => json_merge(&mut node, json!({"metadata": {"labels": {"disk": "ssd"}}})),
-                    3 => json_merge(&mut node, json!({"status": {"images": [{"names": ["app:1"], "sizeBytes": 900_000_000}]}})),
+                    3 => json_merge(
+                        &mut node,
+                        json!({"status": {"images": [{"names": ["app:1"], "sizeBytes": 900_000_000}]}}),
+                    ),
                     _ => {}
                 }
                 cluster.node(node.clone());
@@ -359,7 +387,8 @@ fn kept_work_equals_work_done_anew() {
             }
             _ => {
                 let name = format!("p{}", below(60));
-                let requests = json!({"cpu": format!("{}m", 100 * (1 + below(9))), "example.com/gpu": (below(4) / 3).to_string()});
+                let requests =
+                    json!({"cpu": format!("{}m", 100 * (1 + below(9))), "example.com/gpu": (below(4) / 3).to_string()});
                 let pod = merged(asking(&name, requests), json!({"spec": {"nodeName": format!("n{}", below(12))}}));
                 cluster.pod(pod.clone());
                 pods.insert(name, pod);
@@ -389,8 +418,11 @@ fn probe_outcome(cluster: &mut Cluster, probe: &Value) -> (Vec<String>, usize) {
     let core = &mut cluster.core;
     match core.evaluator.decide(&mut core.snapshot, &core.objects, &core.nominations, &candidate) {
         Ok(_) => {
-            let mut scored: Vec<String> =
-                core.evaluator.last_totals().map(|(node, total)| format!("{} {total}", core.snapshot.columns.name[node.index()])).collect();
+            let mut scored: Vec<String> = core
+                .evaluator
+                .last_totals()
+                .map(|(node, total)| format!("{} {total}", core.snapshot.columns.name[node.index()]))
+                .collect();
             scored.sort();
             (scored, 0)
         }

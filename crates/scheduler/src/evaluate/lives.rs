@@ -31,7 +31,9 @@ impl Lives {
 
     /// The first rule that rejects the node.
     pub fn filter(&self, view: View<'_>, class: &ClassFacts, node: NodeId) -> Option<(usize, Rejection)> {
-        self.states.iter().find_map(|(plugin, live)| live.filter(view, class, node).map(|rejection| (*plugin, rejection)))
+        self.states
+            .iter()
+            .find_map(|(plugin, live)| live.filter(view, class, node).map(|rejection| (*plugin, rejection)))
     }
 
     /// A pod came to a node or left it.
@@ -39,6 +41,14 @@ impl Lives {
         for (_, live) in &mut self.states {
             live.pod_changed(view, class, other, node, added);
         }
+    }
+
+    /// True if a rule without state here has something to say because of a pod
+    /// of this class.
+    fn is_concerned(&self, registry: &Registry, other: &ClassFacts) -> bool {
+        let mut rules = registry.plugins.iter().enumerate();
+        rules
+            .any(|(index, rule)| rule.plugin.concerns(other) && !self.states.iter().any(|(plugin, _)| *plugin == index))
     }
 
     /// The states with the weights of their rules.
@@ -66,10 +76,15 @@ pub(super) struct LiveCache {
 
 impl LiveCache {
     /// The state of a class, up to date; or the rule that refuses the pod.
-    pub(super) fn take(&mut self, registry: &Registry, view: View<'_>, class: &Class) -> Result<Lives, (usize, Rejection)> {
+    pub(super) fn take(
+        &mut self,
+        registry: &Registry,
+        view: View<'_>,
+        class: &Class,
+    ) -> Result<Lives, (usize, Rejection)> {
         self.taken = (view.snapshot.log.end(), view.objects.generation());
         if let Some(kept) = self.classes.remove(&class.id)
-            && let Some(lives) = kept.catch_up(view, class)
+            && let Some(lives) = kept.catch_up(registry, view, class)
         {
             return Ok(lives);
         }
@@ -103,7 +118,7 @@ impl LiveCache {
 
 impl Kept {
     /// None if it must be made anew.
-    fn catch_up(mut self, view: View<'_>, class: &ClassFacts) -> Option<Lives> {
+    fn catch_up(mut self, registry: &Registry, view: View<'_>, class: &ClassFacts) -> Option<Lives> {
         if self.generation != view.objects.generation() {
             return None;
         }
@@ -112,6 +127,9 @@ impl Kept {
                 Change::Node(_) => return None,
                 Change::Images => {}
                 Change::Pod { class: other, node, added } => {
+                    if self.lives.is_concerned(registry, other) {
+                        return None;
+                    }
                     self.lives.pod_changed(view, class, other, *node, *added);
                 }
             }

@@ -71,7 +71,12 @@ impl Rows {
         let rules = registry.plugins.iter().enumerate().filter(|(_, rule)| rule.plugin.scores(shape));
         let normalized = rules
             .filter(|(_, rule)| rule.plugin.normalize() != Normalize::No)
-            .map(|(plugin, rule)| Normalized { plugin, normalize: rule.plugin.normalize(), weight: rule.weight, raw: Vec::new() })
+            .map(|(plugin, rule)| Normalized {
+                plugin,
+                normalize: rule.plugin.normalize(),
+                weight: rule.weight,
+                raw: Vec::new(),
+            })
             .collect();
         Self { seen: 0, used: 0, codes: Vec::new(), rejections: Vec::new(), plain: Vec::new(), normalized }
     }
@@ -83,8 +88,10 @@ impl Rows {
         }
         let fresh = self.codes.is_empty() || self.rejections.len() >= MAX_REJECTIONS / 2;
         let log = if fresh { None } else { snapshot.log.since(self.seen) };
-        let images_matter =
-            || registry.plugins.iter().any(|rule| rule.plugin.depends_on_images() && rule.plugin.scores(shape)) && shape.images.iter().any(|name| snapshot.image(name).is_some());
+        let images_matter = || {
+            registry.plugins.iter().any(|rule| rule.plugin.depends_on_images() && rule.plugin.scores(shape))
+                && shape.images.iter().any(|name| snapshot.image(name).is_some())
+        };
         let mut all = false;
         let mut changed: Vec<NodeId> = Vec::new();
         match log {
@@ -214,7 +221,12 @@ impl Rows {
 }
 
 /// The first row rule that rejects one node as its columns are now.
-pub(super) fn check_row(registry: &Registry, snapshot: &Snapshot, shape: &Shape, node: NodeId) -> Option<(usize, Rejection)> {
+pub(super) fn check_row(
+    registry: &Registry,
+    snapshot: &Snapshot,
+    shape: &Shape,
+    node: NodeId,
+) -> Option<(usize, Rejection)> {
     for (plugin, rule) in registry.plugins.iter().enumerate() {
         if rule.plugin.filters(shape) {
             let mut found = None;

@@ -168,7 +168,8 @@ impl Trial<'_> {
     }
 
     fn fits(&mut self) -> Result<(), Rejection> {
-        let result = self.evaluator.trial(self.snapshot, self.objects, self.nominations, self.pod, &self.lives, self.node);
+        let result =
+            self.evaluator.trial(self.snapshot, self.objects, self.nominations, self.pod, &self.lives, self.node);
         result.map_err(|(_, rejection)| rejection)
     }
 
@@ -187,14 +188,17 @@ fn importance(pod: &PodRow) -> (Reverse<i32>, i64) {
 /// Pods whose removal a disruption budget forbids, and the others; each budget
 /// is used up in the given order.
 fn split_by_budgets(pods: Vec<PodRow>, objects: &Objects) -> (Vec<PodRow>, Vec<PodRow>) {
-    let mut budgets: Vec<_> = objects.budgets().map(|(namespace, budget)| (namespace, budget, budget.allowed)).collect();
+    let mut budgets: Vec<_> =
+        objects.budgets().map(|(namespace, budget)| (namespace, budget, budget.allowed)).collect();
     pods.into_iter().partition(|pod| {
         let mut violated = false;
         if pod.class.labels.is_empty() {
             return false;
         }
         for (namespace, budget, allowed) in &mut budgets {
-            let covers = **namespace == *pod.key.namespace && !budget.selector.is_empty() && budget.selector.matches(&*pod.class.labels);
+            let covers = **namespace == *pod.key.namespace
+                && !budget.selector.is_empty()
+                && budget.selector.matches(&*pod.class.labels);
             if covers && !budget.disrupted.iter().any(|name| **name == *pod.key.name) {
                 *allowed -= 1;
                 violated |= *allowed < 0;

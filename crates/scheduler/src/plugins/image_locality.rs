@@ -40,7 +40,8 @@ impl Plugin for ImageLocality {
             let on_node = &snapshot.columns.images[node.index()];
             let has = |symbol| on_node.binary_search_by_key(symbol, |(name, _)| *name).is_ok();
             let sum: i64 = images.iter().filter(|(symbol, _)| has(symbol)).map(|(_, size)| size).sum();
-            *score = MAX_SCORE * (sum.clamp(MIN_THRESHOLD, most.max(MIN_THRESHOLD)) - MIN_THRESHOLD) / (most - MIN_THRESHOLD);
+            *score = MAX_SCORE * (sum.clamp(MIN_THRESHOLD, most.max(MIN_THRESHOLD)) - MIN_THRESHOLD)
+                / (most - MIN_THRESHOLD);
         }
     }
 

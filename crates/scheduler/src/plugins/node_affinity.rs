@@ -55,11 +55,15 @@ impl Plugin for NodeAffinity {
             .iter()
             .map(|(key, value)| (snapshot.strings.find(key), snapshot.strings.find(value)))
             .collect();
-        let terms: Option<Vec<CompiledTerm<'_>>> =
-            shape.selection.terms.as_ref().map(|terms| terms.iter().map(|term| CompiledTerm::new(snapshot, term)).collect());
+        let terms: Option<Vec<CompiledTerm<'_>>> = shape
+            .selection
+            .terms
+            .as_ref()
+            .map(|terms| terms.iter().map(|term| CompiledTerm::new(snapshot, term)).collect());
         sieve.keep(|node| {
             let paired = pairs.iter().all(|&(key, value)| value != Symbol::NONE && snapshot.label(node, key) == value);
-            let fits = paired && terms.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(snapshot, node)));
+            let fits =
+                paired && terms.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(snapshot, node)));
             (!fits).then(|| Rejection::unresolvable("node(s) didn't match Pod's node affinity/selector"))
         });
     }
@@ -69,8 +73,11 @@ impl Plugin for NodeAffinity {
     }
 
     fn score(&self, snapshot: &Snapshot, shape: &Shape, nodes: &[NodeId], scores: &mut [i64]) {
-        let terms: Vec<_> =
-            shape.preferred.iter().map(|(weight, term)| (i64::from(*weight), CompiledTerm::new(snapshot, term))).collect();
+        let terms: Vec<_> = shape
+            .preferred
+            .iter()
+            .map(|(weight, term)| (i64::from(*weight), CompiledTerm::new(snapshot, term)))
+            .collect();
         for (node, score) in nodes.iter().zip(scores) {
             let matching = terms.iter().filter(|(_, term)| term.matches(snapshot, *node));
             *score = matching.map(|(weight, _)| weight).sum();
@@ -100,7 +107,9 @@ impl<'a> CompiledTerm<'a> {
         let labels = term.labels.iter();
         Self {
             valid: term.valid,
-            labels: labels.map(|requirement| (find(&requirement.key), requirement.values.iter().map(find).collect(), requirement)).collect(),
+            labels: labels
+                .map(|requirement| (find(&requirement.key), requirement.values.iter().map(find).collect(), requirement))
+                .collect(),
             names: &term.names,
         }
     }

@@ -33,7 +33,9 @@ impl Plugin for NodePorts {
     fn hint(&self, _view: View<'_>, pod: &Waiting<'_>, event: &Event) -> bool {
         match event {
             Event::NodeAdded(_) => true,
-            Event::PodDeleted(deleted) => deleted.has_place && conflict(&pod.class.shape.0.ports, &deleted.class.shape.0.ports),
+            Event::PodDeleted(deleted) => {
+                deleted.has_place && conflict(&pod.class.shape.0.ports, &deleted.class.shape.0.ports)
+            }
             _ => false,
         }
     }

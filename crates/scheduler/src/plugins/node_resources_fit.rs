@@ -35,17 +35,25 @@ impl Plugin for NodeResourcesFit {
             if columns.used_pods[row] + 1 > columns.allocatable_pods[row] {
                 lacking.reasons.push("Too many pods".into());
             }
-            lacking.check(wanted.milli_cpu, columns.allocatable_cpu[row], columns.used_cpu[row], || "Insufficient cpu".into());
-            lacking.check(wanted.memory, columns.allocatable_memory[row], columns.used_memory[row], || "Insufficient memory".into());
-            lacking.check(wanted.ephemeral_storage, columns.allocatable_storage[row], columns.used_storage[row], || {
-                "Insufficient ephemeral-storage".into()
+            lacking.check(wanted.milli_cpu, columns.allocatable_cpu[row], columns.used_cpu[row], || {
+                "Insufficient cpu".into()
             });
+            lacking.check(wanted.memory, columns.allocatable_memory[row], columns.used_memory[row], || {
+                "Insufficient memory".into()
+            });
+            lacking.check(
+                wanted.ephemeral_storage,
+                columns.allocatable_storage[row],
+                columns.used_storage[row],
+                || "Insufficient ephemeral-storage".into(),
+            );
             for (symbol, name, amount) in &scalars {
                 let scalar = columns.scalars[row].iter().find(|scalar| scalar.name == *symbol);
                 let (allocatable, used) = scalar.map_or((0, 0), |scalar| (scalar.allocatable, scalar.used));
                 lacking.check(*amount, allocatable, used, || format!("Insufficient {name}").into());
             }
-            (!lacking.reasons.is_empty()).then_some(Rejection { unresolvable: lacking.forever, reasons: lacking.reasons })
+            (!lacking.reasons.is_empty())
+                .then_some(Rejection { unresolvable: lacking.forever, reasons: lacking.reasons })
         });
     }
 
@@ -116,7 +124,8 @@ fn fits_empty(wanted: &Resources, node: &NodeFacts) -> bool {
 }
 
 fn offers_more(wanted: &Resources, old: &NodeFacts, new: &NodeFacts) -> bool {
-    new.allocatable.pods > old.allocatable.pods || takes_less(wanted, &new.allocatable.resources, &old.allocatable.resources)
+    new.allocatable.pods > old.allocatable.pods
+        || takes_less(wanted, &new.allocatable.resources, &old.allocatable.resources)
 }
 
 /// True if `after` is less than `before` in something that is wanted.

@@ -21,7 +21,9 @@ impl Plugin for NodeUnschedulable {
     fn filter(&self, snapshot: &Snapshot, _shape: &Shape, sieve: &mut Sieve<'_>) {
         let cordoned = snapshot.unschedulable();
         if !cordoned.is_empty() {
-            sieve.keep(|node| cordoned.contains(node.index()).then(|| Rejection::unresolvable("node(s) were unschedulable")));
+            sieve.keep(|node| {
+                cordoned.contains(node.index()).then(|| Rejection::unresolvable("node(s) were unschedulable"))
+            });
         }
     }
 

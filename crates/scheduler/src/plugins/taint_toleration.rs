@@ -22,7 +22,9 @@ impl Plugin for TaintToleration {
 
     fn filter(&self, snapshot: &Snapshot, shape: &Shape, sieve: &mut Sieve<'_>) {
         let mut repelled = PerTaintSet::new(|taints| shape.is_repelled(taints));
-        sieve.keep(|node| repelled.of(snapshot, node).then(|| Rejection::unresolvable("node(s) had untolerated taint(s)")));
+        sieve.keep(|node| {
+            repelled.of(snapshot, node).then(|| Rejection::unresolvable("node(s) had untolerated taint(s)"))
+        });
     }
 
     fn scores(&self, _shape: &Shape) -> bool {

@@ -1,3 +1,5 @@
+//! Order, back-off and waking of waiting pods.
+
 use super::*;
 use crate::pod::Classes;
 
