@@ -74,6 +74,11 @@ impl Client {
         Api::<Value>::new(self.clone(), String::new(), "application/json").at(path).await
     }
 
+    /// Like [`Client::get_json`], with a media type of the caller's choice.
+    pub async fn get_json_as(&self, path: &str, accept: &'static str) -> Result<Value, ClientError> {
+        Api::<Value>::new(self.clone(), String::new(), accept).at(path).await
+    }
+
     /// One request as it is; the path starts with `/`.
     pub async fn raw(&self, request: http::Request<Bytes>) -> Result<http::Response<Body>, TransportError> {
         self.transport.send(request).await

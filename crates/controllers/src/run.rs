@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::informers::Informers;
-use crate::{deployment, endpoints, endpointslice, replicaset};
+use crate::{deployment, endpoints, endpointslice, gc, namespace, nodeipam, nodelifecycle, nodettl, podgc, replicaset, rootca};
+use crate::{serviceaccount, tainteviction};
 use std::sync::Arc;
 
 macro_rules! names {
@@ -56,6 +57,36 @@ names! {
     EndpointSlice = "endpointslice-controller", |context, _, shutdown| endpointslice::controller(context).run(shutdown).boxed();
     /// Deployments.
     Deployment = "deployment-controller", |context, _, shutdown| deployment::controller(context).run(shutdown).boxed();
+    /// What has no owner any more.
+    GarbageCollector = "garbage-collector-controller", |context, _, shutdown| gc::run(context.clone(), shutdown).boxed();
+    /// Namespaces that are to be deleted.
+    Namespace = "namespace-controller", |context, _, shutdown| namespace::controller(context).run(shutdown).boxed();
+    /// Networks of nodes.
+    NodeIpam = "node-ipam-controller", |context, config, shutdown| {
+        let controller = config
+            .cluster_cidr
+            .as_deref()
+            .and_then(|cidr| nodeipam::controller(context, cidr, config.node_cidr_mask));
+        match controller {
+            Some(controller) => controller.run(shutdown).boxed(),
+            None => std::future::ready(()).boxed(),
+        }
+    };
+    /// Health and taints of nodes.
+    NodeLifecycle = "node-lifecycle-controller", |context, _, shutdown| nodelifecycle::controller(context).run(shutdown).boxed();
+    /// Pods that nobody else removes.
+    PodGc = "pod-garbage-collector-controller", |context, _, shutdown| podgc::controller(context).run(shutdown).boxed();
+    /// Pods on nodes with taints that they do not tolerate.
+    TaintEviction = "taint-eviction-controller", |context, _, shutdown| tainteviction::controller(context).run(shutdown).boxed();
+    /// The nodes' annotation for caching.
+    Ttl = "ttl-controller", |context, _, shutdown| nodettl::controller(context).run(shutdown).boxed();
+    /// The root CA ConfigMap of namespaces.
+    RootCa = "root-ca-certificate-publisher-controller", |context, config, shutdown| match &config.root_ca {
+        Some(root_ca) => rootca::controller(context, root_ca).run(shutdown).boxed(),
+        None => std::future::ready(()).boxed(),
+    };
+    /// The default service account of namespaces.
+    ServiceAccount = "serviceaccount-controller", |context, _, shutdown| serviceaccount::controller(context).run(shutdown).boxed();
     /// ReplicaSets.
     ReplicaSet = "replicaset-controller", |context, _, shutdown| replicaset::controller(context).run(shutdown).boxed();
 }

@@ -160,7 +160,7 @@ fn start_deciders(
     });
     let config = controllers::ControllersConfig {
         cluster_domain: arguments.cluster_domain.clone(),
-        root_ca_pem: control.authority_pem.clone(),
+        root_ca: Some(control.authority_pem.clone()),
         cluster_cidr: Some(arguments.cluster_cidr.clone()),
         ..controllers::ControllersConfig::default()
     };

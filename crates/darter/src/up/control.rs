@@ -108,7 +108,7 @@ fn open_store(arguments: &arguments::Up, instance: &Instance) -> Result<Arc<dyn 
     }
     let path = instance.data_dir.clone();
     std::fs::create_dir_all(&path).map_err(|source| UpError::File { step: "creating", path, source })?;
-    let store = store::EmbeddedStore::open(&instance.store(), store::Options::default());
+    let store = store::EmbeddedStore::open(&instance.store(), store::embedded::Options::default());
     Ok(Arc::new(store.map_err(UpError::start("the store"))?))
 }
 

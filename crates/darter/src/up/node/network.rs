@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use containers::runtime::{Protocol, SandboxConfig, SandboxId, SandboxNetwork};
+use network::activity::{Activity, ActivityConfig};
 use network::cidr::Cidr;
 use network::pod::{HostPort, PodNetwork, PodNetworkConfig, TransportProtocol};
 use network::service::{ServiceLoadBalancers, ServiceProxy, ServiceProxyConfig};
@@ -72,7 +73,7 @@ fn host_port(mapping: &containers::runtime::PortMapping) -> HostPort {
 }
 
 /// Opens the pod network over `range`, then starts Services and DNS.
-pub(super) async fn start(
+pub(super) fn start(
     node: &Context<'_>,
     range: &str,
     deferred: &DeferredNetwork,
@@ -97,6 +98,15 @@ pub(super) async fn start(
         balancers.run(second).await;
         "Services' outside addresses"
     });
+    Ok(())
+}
+
+/// Opens the kernel's view of pod traffic and lets pods fall asleep.
+pub(super) fn watch_traffic(node: &Context<'_>, range: &str, sleep: &kubelet::sleep::Sleep) -> Result<(), UpError> {
+    let ranges = Ranges::new(node.arguments, range)?;
+    let config = ActivityConfig { table: format!("{}-activity", node.instance.table), ..ActivityConfig::new(ranges.pods) };
+    let activity = Activity::open(config, sleep.on_wake()).map_err(UpError::start("the view of pod traffic"))?;
+    sleep.enable(Arc::new(activity));
     Ok(())
 }
 
