@@ -185,7 +185,9 @@ impl<K> Api<K> {
         let url = url.finish();
         let request = format!("{method} {url}");
         let client = self.client.clone();
-        let built = build(&request, method, url, self.accept, body);
+        // A deleted collection comes back as a list of whole objects.
+        let accept = if method == Method::DELETE { "application/json" } else { self.accept };
+        let built = build(&request, method, url, accept, body);
         Box::pin(async move {
             let response = client.raw(built?).await?;
             if response.status().is_success() {
