@@ -28,6 +28,11 @@ const RESPONSE_LIMIT_BYTES: usize = 2 << 30;
 /// Largest failure body that is read, in bytes.
 const FAILURE_LIMIT_BYTES: usize = 1 << 20;
 
+/// Asks for objects reduced to their metadata.
+pub(crate) const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+/// Asks for lists of them.
+const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+
 /// One collection of objects. Cloning is cheap.
 pub struct Api<K> {
     client: Client,
@@ -244,7 +249,9 @@ impl<K: DeserializeOwned> Api<K> {
             .param("limit", limit.as_deref())
             .param("continue", params.continue_token.as_deref())
             .param("resourceVersion", params.resource_version.as_deref());
-        let fetched = self.fetch::<List<K>, ()>(Method::GET, url, None);
+        // The server tells a list of metadata from the metadata of an object.
+        let accept = if self.accept == METADATA { METADATA_LIST } else { self.accept };
+        let fetched = Self { accept, ..self.clone() }.fetch::<List<K>, ()>(Method::GET, url, None);
         async move { fetched.await }
     }
 
