@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api::selector::LabelLookup;
 use serde::Deserialize;
 use serde_json::Value;
 use store::Entry;
@@ -12,13 +13,22 @@ use store::Entry;
 use crate::object::{self, Meta};
 use crate::resource::Collection;
 
+/// `metadata.labels` of one object.
+pub(crate) struct Labels(BTreeMap<Box<str>, Box<str>>);
+
+impl LabelLookup for Labels {
+    fn label(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(|value| &**value)
+    }
+}
+
 /// Attached to a store entry, see [`Entry::facet`].
 pub(crate) struct Facet {
     /// Range of `"metadata":{` in the value; `None` for foreign encodings,
     /// which are parsed at each read.
     pub splice: Option<(usize, usize)>,
     /// `metadata.labels`.
-    pub labels: BTreeMap<Box<str>, Box<str>>,
+    pub labels: Labels,
     /// The kind's selectable fields with their values.
     pub fields: Vec<(&'static str, Box<str>)>,
     /// `metadata.namespace`; empty for cluster scope.
@@ -33,11 +43,13 @@ impl Facet {
         let labels = object.meta("labels").as_object();
         Self {
             splice: object::splice_point(bytes),
-            labels: labels
-                .into_iter()
-                .flatten()
-                .map(|(key, value)| (key.as_str().into(), value.as_str().unwrap_or_default().into()))
-                .collect(),
+            labels: Labels(
+                labels
+                    .into_iter()
+                    .flatten()
+                    .map(|(key, value)| (key.as_str().into(), value.as_str().unwrap_or_default().into()))
+                    .collect(),
+            ),
             fields: collection
                 .strategy
                 .selectable()
@@ -81,7 +93,7 @@ impl Facet {
         let head: Head = serde_json::from_slice(&entry.value).unwrap_or_default();
         Self {
             splice: object::splice_point(&entry.value),
-            labels: head.metadata.labels.unwrap_or_default(),
+            labels: Labels(head.metadata.labels.unwrap_or_default()),
             fields: Vec::new(),
             namespace: head.metadata.namespace,
             name: head.metadata.name,

@@ -5,17 +5,25 @@
 
 pub mod access;
 mod admission;
+mod allocate;
+mod authn;
+mod authz;
 mod bootstrap;
 mod builtin;
+pub mod codec;
 mod config;
+pub mod discovery;
 mod entropy;
 mod facet;
 mod field;
 mod handle;
 mod hooks;
 mod kinds;
+pub mod kinds_table;
 mod metrics;
 mod object;
+pub mod openapi;
+pub mod patch;
 mod paths;
 mod pipeline;
 mod request_info;
@@ -25,6 +33,7 @@ mod state;
 mod strategy;
 mod subresources;
 mod table;
+mod tokens;
 mod validation;
 mod wire;
 
@@ -32,3 +41,4 @@ pub use access::{Peer, UserInfo};
 pub use config::{Config, Settings, StartError};
 pub use pipeline::body::{BodyError, RequestBody, ResponseBody};
 pub use server::ApiServer;
+pub use tokens::{KeyError, SigningKey};

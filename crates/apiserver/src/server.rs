@@ -20,10 +20,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::{Authenticator, Authorizer, Peer, Privileged, StaticTokens};
+use crate::access::Peer;
 use crate::config::{Config, StartError};
 use crate::pipeline::body::{BodyError, RequestBody, ResponseBody};
 use crate::state::Core;
+use crate::tokens::SigningKey;
 use crate::{bootstrap, handle};
 
 /// Connections at a time; more wait in the kernel's queue.
@@ -43,25 +44,29 @@ pub struct ApiServer {
 impl ApiServer {
     /// Puts the objects that every cluster has into the store and is ready.
     pub async fn start(config: Config) -> Result<Arc<Self>, StartError> {
-        let authenticator: Box<dyn Authenticator> = Box::new(StaticTokens { admin: config.admin_token });
-        let authorizer: Box<dyn Authorizer> = Box::new(Privileged);
-        let core = Arc::new(Core::new(config.store, authenticator, authorizer, config.settings));
+        let pem = match &config.settings.service_account_key {
+            Some(pem) => pem.clone(),
+            None => SigningKey::generate()?,
+        };
+        let key = SigningKey::from_pem(&pem)?;
+        let core = Arc::new(Core::new(config.store, config.admin_token, key, config.settings));
         bootstrap::run(&core).await?;
+        crate::authz::bootstrap(&core).await?;
         Ok(Arc::new(Self { core }))
     }
 
     /// Answers one request; from in process or from [`Self::serve`].
     pub async fn handle(&self, request: Request<RequestBody>, peer: Peer) -> Response<ResponseBody> {
-        handle::handle(&self.core, request, peer).await
+        handle::handle(Arc::clone(&self.core), request, peer).await
     }
 
     /// Answers requests of one in-process user; what a client's transport needs.
-    pub fn call(self: &Arc<Self>, request: Request<bytes::Bytes>, peer: Peer) -> BoxFuture<'static, Response<ResponseBody>> {
-        let server = Arc::clone(self);
-        Box::pin(async move {
-            let request = request.map(crate::pipeline::body::full);
-            server.handle(request, peer).await
-        })
+    pub fn call(
+        self: &Arc<Self>,
+        request: Request<bytes::Bytes>,
+        peer: Peer,
+    ) -> BoxFuture<'static, Response<ResponseBody>> {
+        handle::handle(Arc::clone(&self.core), request.map(crate::pipeline::body::full), peer)
     }
 
     /// Ends all watches and streams; requests in flight go on.
@@ -70,7 +75,12 @@ impl ApiServer {
     }
 
     /// Serves HTTP/1.1 and HTTP/2 over TLS until `shutdown`, then drains.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, tls: Arc<rustls::ServerConfig>, shutdown: CancellationToken) {
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        shutdown: CancellationToken,
+    ) {
         let acceptor = TlsAcceptor::from(tls);
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
         let graceful = Arc::new(GracefulShutdown::new());
@@ -109,7 +119,13 @@ impl ApiServer {
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, remote: SocketAddr, acceptor: TlsAcceptor, graceful: &GracefulShutdown) {
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        remote: SocketAddr,
+        acceptor: TlsAcceptor,
+        graceful: &GracefulShutdown,
+    ) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(err = %error, "cannot set TCP_NODELAY");
         }
@@ -124,15 +140,20 @@ impl ApiServer {
                 return;
             }
         };
-        let certificates: Arc<[CertificateDer<'static>]> =
-            stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
+        let certificates: Arc<[CertificateDer<'static>]> = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .unwrap_or_default()
+            .iter()
+            .map(|one| one.clone().into_owned())
+            .collect();
+        let core = Arc::clone(&self.core);
         let service = service_fn(move |request: Request<Incoming>| {
-            let server = Arc::clone(&self);
             let peer = Peer::Tls { certificates: Arc::clone(&certificates), remote };
-            async move {
-                let request = request.map(|body| body.map_err(|error| Box::new(error) as BodyError).boxed_unsync());
-                Ok::<_, std::convert::Infallible>(server.handle(request, peer).await)
-            }
+            let request = request.map(|body| body.map_err(|error| Box::new(error) as BodyError).boxed_unsync());
+            let answer = handle::handle(Arc::clone(&core), request, peer);
+            async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http2().max_concurrent_streams(STREAMS);

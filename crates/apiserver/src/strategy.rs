@@ -109,6 +109,16 @@ pub(crate) trait Strategy: Send + Sync + 'static {
         true
     }
 
+    /// Paths that writes of the object set back, so that nobody owns them there.
+    fn reset_on_main(&self) -> &'static [&'static str] {
+        &["status"]
+    }
+
+    /// Paths that writes of the status set back.
+    fn reset_on_status(&self) -> &'static [&'static str] {
+        &["spec"]
+    }
+
     /// True if PUT may create.
     fn create_on_update(&self) -> bool {
         false
@@ -145,7 +155,9 @@ pub(crate) trait Strategy: Send + Sync + 'static {
     fn unknown_field(&self, api_version: &str, kind: &str, field: &str) -> String {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         if self.selectable().is_empty() {
-            return format!("\"{field}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
+            return format!(
+                "\"{field}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+            );
         }
         let _ = (group, version, kind);
         format!("field label not supported: {field}")

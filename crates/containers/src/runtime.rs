@@ -8,19 +8,20 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
 
 /// Names one sandbox; 64 lower-case hex digits, chosen by the runtime.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct SandboxId(pub String);
 
 /// Names one container; 64 lower-case hex digits, chosen by the runtime.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct ContainerId(pub String);
 
 /// Whether a namespace belongs to the sandbox, one container, or the machine.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum NamespaceMode {
     /// Shared by all containers of the sandbox.
     #[default]
@@ -32,7 +33,7 @@ pub enum NamespaceMode {
 }
 
 /// What a sandbox is made of.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SandboxConfig {
     /// Owner's identity, kept for listing after a restart: name, namespace, uid, attempt.
     pub metadata: SandboxMetadata,
@@ -67,7 +68,7 @@ pub struct SandboxConfig {
 }
 
 /// Who a sandbox belongs to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SandboxMetadata {
     /// Pod name.
     pub name: String,
@@ -80,7 +81,7 @@ pub struct SandboxMetadata {
 }
 
 /// `/etc/resolv.conf`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DnsConfig {
     /// `nameserver` lines.
     pub servers: Vec<String>,
@@ -91,7 +92,7 @@ pub struct DnsConfig {
 }
 
 /// One forwarded port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMapping {
     /// Transport protocol.
     pub protocol: Protocol,
@@ -104,7 +105,7 @@ pub struct PortMapping {
 }
 
 /// Transport protocol of a port.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Protocol {
     /// TCP.
     Tcp,
@@ -115,7 +116,7 @@ pub enum Protocol {
 }
 
 /// Limits of a cgroup. `None` leaves the kernel's default.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Resources {
     /// CPU shares as in cgroup v1 (2 to 262144); converted to weight on v2.
     pub cpu_shares: Option<u64>,
@@ -138,7 +139,7 @@ pub struct Resources {
 }
 
 /// One bind mount.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Absolute path inside.
     pub container_path: String,
@@ -153,7 +154,7 @@ pub struct Mount {
 }
 
 /// Mount propagation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Propagation {
     /// Neither way.
     #[default]
@@ -165,7 +166,7 @@ pub enum Propagation {
 }
 
 /// A device node passed through.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// Path inside.
     pub container_path: String,
@@ -176,7 +177,7 @@ pub struct Device {
 }
 
 /// System call filter.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Seccomp {
     /// None.
     #[default]
@@ -188,7 +189,7 @@ pub enum Seccomp {
 }
 
 /// Who a process is and what it may do.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Security {
     /// Numeric user; wins over `username`.
     pub uid: Option<u32>,
@@ -221,7 +222,7 @@ pub struct Security {
 }
 
 /// What a container is made of.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ContainerConfig {
     /// Name within the sandbox, and how often it was made, from 0.
     pub name: String,
@@ -264,7 +265,7 @@ pub struct ContainerConfig {
 }
 
 /// Log rotation bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLimits {
     /// Bytes of one file.
     pub max_bytes: u64,

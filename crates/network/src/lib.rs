@@ -2,10 +2,13 @@
 //! set, then apply it by netlink in one transaction. It answers no DNS query
 //! and proxies no byte.
 
+pub mod activity;
 pub mod cidr;
 pub mod pod;
+pub mod service;
 
 mod netlink;
+mod rule;
 #[cfg(test)]
 mod testnet;
 

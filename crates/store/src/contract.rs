@@ -11,8 +11,7 @@ use bytes::Bytes;
 use futures_core::future::BoxFuture;
 
 use crate::{
-    CommitError, Entry, Event, Page, Precondition, Range, ReadError, Revision, Store, Watch,
-    WatchItem, Write,
+    CommitError, Entry, Event, Page, Precondition, Range, ReadError, Revision, Store, Watch, WatchItem, Write,
 };
 
 /// One check of the contract.
@@ -75,19 +74,12 @@ pub fn put(key: &str, value: &str) -> Write {
 
 /// A put with a precondition.
 pub fn put_when(key: &str, value: &str, when: Precondition) -> Write {
-    Write::Put {
-        key: Arc::from(key),
-        value: Bytes::copy_from_slice(value.as_bytes()),
-        when,
-    }
+    Write::Put { key: Arc::from(key), value: Bytes::copy_from_slice(value.as_bytes()), when }
 }
 
 /// A deletion with a precondition.
 pub fn delete_when(key: &str, when: Precondition) -> Write {
-    Write::Delete {
-        key: Arc::from(key),
-        when,
-    }
+    Write::Delete { key: Arc::from(key), when }
 }
 
 fn delete(key: &str) -> Write {
@@ -95,11 +87,7 @@ fn delete(key: &str) -> Write {
 }
 
 async fn commit(store: &dyn Store, writes: Vec<Write>) -> Revision {
-    store
-        .commit(writes)
-        .await
-        .expect("the commit is allowed")
-        .revision
+    store.commit(writes).await.expect("the commit is allowed").revision
 }
 
 async fn conflict(store: &dyn Store, writes: Vec<Write>) -> (Arc<str>, Option<Arc<Entry>>) {
@@ -114,20 +102,12 @@ async fn get(store: &dyn Store, key: &str) -> Option<Arc<Entry>> {
 }
 
 async fn list(store: &dyn Store, prefix: &str, at: Option<Revision>) -> Vec<(String, String)> {
-    let range = Range {
-        prefix: prefix.into(),
-        after: None,
-        limit: 0,
-        at,
-    };
+    let range = Range { prefix: prefix.into(), after: None, limit: 0, at };
     pairs(&store.range(range).await.expect("the range is held"))
 }
 
 fn pairs(page: &Page) -> Vec<(String, String)> {
-    page.entries
-        .iter()
-        .map(|entry| (entry.key.to_string(), text(entry)))
-        .collect()
+    page.entries.iter().map(|entry| (entry.key.to_string(), text(entry))).collect()
 }
 
 fn text(entry: &Entry) -> String {
@@ -135,17 +115,11 @@ fn text(entry: &Entry) -> String {
 }
 
 fn owned(expected: &[(&str, &str)]) -> Vec<(String, String)> {
-    expected
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-        .collect()
+    expected.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 async fn watch(store: &dyn Store, prefix: &str, from: Option<Revision>) -> Box<dyn Watch> {
-    store
-        .watch(prefix, from)
-        .await
-        .expect("the watch can start there")
+    store.watch(prefix, from).await.expect("the watch can start there")
 }
 
 async fn events(watch: &mut dyn Watch) -> Arc<[Event]> {
@@ -172,25 +146,15 @@ async fn a_fresh_store_has_no_keys(store: Arc<dyn Store>) {
 async fn a_put_is_seen_by_the_next_read(store: Arc<dyn Store>) {
     let revision = commit(&*store, vec![put("/r/a/x", "1")]).await;
     let entry = get(&*store, "/r/a/x").await.expect("just put");
-    assert_eq!(
-        (&*entry.key, text(&entry), entry.created, entry.modified),
-        ("/r/a/x", "1".into(), revision, revision)
-    );
+    assert_eq!((&*entry.key, text(&entry), entry.created, entry.modified), ("/r/a/x", "1".into(), revision, revision));
     assert_eq!(store.current().await.expect("readable"), revision);
-    assert_eq!(
-        list(&*store, "/r/a/", None).await,
-        owned(&[("/r/a/x", "1")])
-    );
+    assert_eq!(list(&*store, "/r/a/", None).await, owned(&[("/r/a/x", "1")]));
 }
 
 async fn every_commit_takes_a_greater_revision(store: Arc<dyn Store>) {
     let mut last = store.current().await.expect("readable");
     for n in 0..20 {
-        let revision = commit(
-            &*store,
-            vec![put(&format!("/r/a/{}", n % 3), &n.to_string())],
-        )
-        .await;
+        let revision = commit(&*store, vec![put(&format!("/r/a/{}", n % 3), &n.to_string())]).await;
         assert!(revision > last, "{revision} after {last}");
         last = revision;
     }
@@ -200,10 +164,7 @@ async fn an_update_keeps_the_created_revision(store: Arc<dyn Store>) {
     let first = commit(&*store, vec![put("/r/a/x", "1")]).await;
     let second = commit(&*store, vec![put("/r/a/x", "2")]).await;
     let entry = get(&*store, "/r/a/x").await.expect("put");
-    assert_eq!(
-        (entry.created, entry.modified, text(&entry)),
-        (first, second, "2".into())
-    );
+    assert_eq!((entry.created, entry.modified, text(&entry)), (first, second, "2".into()));
 }
 
 async fn a_key_created_again_has_a_new_created_revision(store: Arc<dyn Store>) {
@@ -215,55 +176,22 @@ async fn a_key_created_again_has_a_new_created_revision(store: Arc<dyn Store>) {
 }
 
 async fn preconditions_decide_each_commit(store: Arc<dyn Store>) {
-    conflict(
-        &*store,
-        vec![put_when("/r/a/x", "1", Precondition::Present)],
-    )
-    .await;
-    conflict(
-        &*store,
-        vec![put_when(
-            "/r/a/x",
-            "1",
-            Precondition::ModifiedAt(Revision(1)),
-        )],
-    )
-    .await;
+    conflict(&*store, vec![put_when("/r/a/x", "1", Precondition::Present)]).await;
+    conflict(&*store, vec![put_when("/r/a/x", "1", Precondition::ModifiedAt(Revision(1)))]).await;
     conflict(&*store, vec![delete_when("/r/a/x", Precondition::Present)]).await;
     let first = commit(&*store, vec![put_when("/r/a/x", "1", Precondition::Absent)]).await;
     conflict(&*store, vec![put_when("/r/a/x", "2", Precondition::Absent)]).await;
-    let second = commit(
-        &*store,
-        vec![put_when("/r/a/x", "2", Precondition::ModifiedAt(first))],
-    )
-    .await;
-    conflict(
-        &*store,
-        vec![put_when("/r/a/x", "3", Precondition::ModifiedAt(first))],
-    )
-    .await;
-    commit(
-        &*store,
-        vec![put_when("/r/a/x", "2", Precondition::Present)],
-    )
-    .await;
-    conflict(
-        &*store,
-        vec![delete_when("/r/a/x", Precondition::ModifiedAt(second))],
-    )
-    .await;
+    let second = commit(&*store, vec![put_when("/r/a/x", "2", Precondition::ModifiedAt(first))]).await;
+    conflict(&*store, vec![put_when("/r/a/x", "3", Precondition::ModifiedAt(first))]).await;
+    commit(&*store, vec![put_when("/r/a/x", "2", Precondition::Present)]).await;
+    conflict(&*store, vec![delete_when("/r/a/x", Precondition::ModifiedAt(second))]).await;
     let modified = get(&*store, "/r/a/x").await.expect("put").modified;
-    commit(
-        &*store,
-        vec![delete_when("/r/a/x", Precondition::ModifiedAt(modified))],
-    )
-    .await;
+    commit(&*store, vec![delete_when("/r/a/x", Precondition::ModifiedAt(modified))]).await;
     commit(&*store, vec![delete_when("/r/a/x", Precondition::Absent)]).await;
 }
 
 async fn a_conflict_tells_the_current_entry(store: Arc<dyn Store>) {
-    let (key, current) =
-        conflict(&*store, vec![delete_when("/r/a/x", Precondition::Present)]).await;
+    let (key, current) = conflict(&*store, vec![delete_when("/r/a/x", Precondition::Present)]).await;
     assert_eq!((&*key, current.is_none()), ("/r/a/x", true));
     let revision = commit(&*store, vec![put("/r/a/x", "1")]).await;
     let (_, current) = conflict(&*store, vec![put_when("/r/a/x", "2", Precondition::Absent)]).await;
@@ -273,11 +201,7 @@ async fn a_conflict_tells_the_current_entry(store: Arc<dyn Store>) {
 
 async fn a_failed_precondition_undoes_the_whole_commit(store: Arc<dyn Store>) {
     let before = commit(&*store, vec![put("/r/a/x", "1")]).await;
-    let writes = vec![
-        put("/r/a/y", "2"),
-        delete("/r/a/x"),
-        put_when("/r/b/z", "3", Precondition::Present),
-    ];
+    let writes = vec![put("/r/a/y", "2"), delete("/r/a/x"), put_when("/r/b/z", "3", Precondition::Present)];
     let (key, _) = conflict(&*store, writes).await;
     assert_eq!(&*key, "/r/b/z");
     assert_eq!(list(&*store, "/r/", None).await, owned(&[("/r/a/x", "1")]));
@@ -286,42 +210,19 @@ async fn a_failed_precondition_undoes_the_whole_commit(store: Arc<dyn Store>) {
 
 async fn all_writes_of_a_commit_share_one_revision(store: Arc<dyn Store>) {
     commit(&*store, vec![put("/r/a/x", "0")]).await;
-    let writes = vec![
-        delete("/r/a/x"),
-        put("/r/a/y", "1"),
-        put("/r/b/z", "2"),
-        delete("/r/a/none"),
-    ];
+    let writes = vec![delete("/r/a/x"), put("/r/a/y", "1"), put("/r/b/z", "2"), delete("/r/a/none")];
     let committed = store.commit(writes).await.expect("allowed");
-    let shown: Vec<_> = committed
-        .entries
-        .iter()
-        .map(|e| e.as_ref().map(|e| (e.key.to_string(), text(e))))
-        .collect();
+    let shown: Vec<_> = committed.entries.iter().map(|e| e.as_ref().map(|e| (e.key.to_string(), text(e)))).collect();
     let some = |key: &str, value: &str| Some((key.to_owned(), value.to_owned()));
-    assert_eq!(
-        shown,
-        [
-            some("/r/a/x", "0"),
-            some("/r/a/y", "1"),
-            some("/r/b/z", "2"),
-            None
-        ]
-    );
+    assert_eq!(shown, [some("/r/a/x", "0"), some("/r/a/y", "1"), some("/r/b/z", "2"), None]);
     for key in ["/r/a/y", "/r/b/z"] {
-        assert_eq!(
-            get(&*store, key).await.expect("put").modified,
-            committed.revision
-        );
+        assert_eq!(get(&*store, key).await.expect("put").modified, committed.revision);
     }
 }
 
 async fn deleting_nothing_takes_no_revision(store: Arc<dyn Store>) {
     let before = commit(&*store, vec![put("/r/a/x", "1")]).await;
-    let committed = store
-        .commit(vec![delete("/r/a/none")])
-        .await
-        .expect("allowed");
+    let committed = store.commit(vec![delete("/r/a/none")]).await.expect("allowed");
     assert_eq!(committed.revision, before);
     assert!(committed.entries[0].is_none());
     assert_eq!(store.current().await.expect("readable"), before);
@@ -334,61 +235,33 @@ async fn an_empty_commit_tells_the_current_revision(store: Arc<dyn Store>) {
 
 async fn an_oversized_value_is_refused(store: Arc<dyn Store>) {
     let value = Bytes::from(vec![b'x'; crate::MAX_VALUE_BYTES + 1]);
-    let write = Write::Put {
-        key: Arc::from("/r/a/x"),
-        value,
-        when: Precondition::Any,
-    };
+    let write = Write::Put { key: Arc::from("/r/a/x"), value, when: Precondition::Any };
     let refused = store.commit(vec![put("/r/a/y", "1"), write]).await;
-    assert!(
-        matches!(refused, Err(CommitError::TooLarge { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(CommitError::TooLarge { .. })), "{refused:?}");
     assert!(list(&*store, "", None).await.is_empty());
     let long = format!("/r/a/{}", "k".repeat(crate::MAX_KEY_BYTES));
     let refused = store.commit(vec![put(&long, "1")]).await;
-    assert!(
-        matches!(refused, Err(CommitError::TooLarge { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(CommitError::TooLarge { .. })), "{refused:?}");
 }
 
 async fn a_range_holds_its_prefix_in_key_order(store: Arc<dyn Store>) {
     for key in ["/r/b/x", "/r/a/y", "/r/a/x/z", "/r/a/x", "/r/aa/x", "/r/a0"] {
         commit(&*store, vec![put(key, "v")]).await;
     }
-    assert_eq!(
-        list(&*store, "/r/a/", None).await,
-        owned(&[("/r/a/x", "v"), ("/r/a/x/z", "v"), ("/r/a/y", "v")])
-    );
-    assert_eq!(
-        list(&*store, "/r/a/x", None).await,
-        owned(&[("/r/a/x", "v"), ("/r/a/x/z", "v")])
-    );
+    assert_eq!(list(&*store, "/r/a/", None).await, owned(&[("/r/a/x", "v"), ("/r/a/x/z", "v"), ("/r/a/y", "v")]));
+    assert_eq!(list(&*store, "/r/a/x", None).await, owned(&[("/r/a/x", "v"), ("/r/a/x/z", "v")]));
     assert_eq!(list(&*store, "/r/c/", None).await, owned(&[]));
 }
 
 async fn pages_join_to_the_whole_range(store: Arc<dyn Store>) {
     for n in 0..10 {
-        commit(
-            &*store,
-            vec![
-                put(&format!("/r/a/{n}"), "v"),
-                put(&format!("/r/b/{n}"), "v"),
-            ],
-        )
-        .await;
+        commit(&*store, vec![put(&format!("/r/a/{n}"), "v"), put(&format!("/r/b/{n}"), "v")]).await;
     }
     for prefix in ["/r/a/", "/r/"] {
         let whole = list(&*store, prefix, None).await;
         let (mut joined, mut after, mut at) = (Vec::new(), None, None);
         loop {
-            let page = Range {
-                prefix: prefix.into(),
-                after,
-                limit: 3,
-                at,
-            };
+            let page = Range { prefix: prefix.into(), after, limit: 3, at };
             let page = store.range(page).await.expect("the range is held");
             joined.extend(pairs(&page));
             assert_eq!(page.remaining, whole.len() - joined.len());
@@ -398,22 +271,10 @@ async fn pages_join_to_the_whole_range(store: Arc<dyn Store>) {
             at = Some(page.revision);
             after = page.entries.last().map(|entry| entry.key.to_string());
             // Changes between pages are not seen by the later ones.
-            commit(
-                &*store,
-                vec![
-                    put("/r/a/5x", "new"),
-                    delete("/r/a/9"),
-                    put("/r/b/7", "new"),
-                ],
-            )
-            .await;
+            commit(&*store, vec![put("/r/a/5x", "new"), delete("/r/a/9"), put("/r/b/7", "new")]).await;
         }
         assert_eq!(joined, whole);
-        commit(
-            &*store,
-            vec![put("/r/a/9", "v"), delete("/r/a/5x"), put("/r/b/7", "v")],
-        )
-        .await;
+        commit(&*store, vec![put("/r/a/9", "v"), delete("/r/a/5x"), put("/r/b/7", "v")]).await;
     }
 }
 
@@ -421,23 +282,13 @@ async fn a_range_spans_collections(store: Arc<dyn Store>) {
     for key in ["/r/b/1", "/r/a/1", "/r/ab", "/s/a/1", "/r/a/2"] {
         commit(&*store, vec![put(key, "v")]).await;
     }
-    let keys =
-        |pairs: Vec<(String, String)>| pairs.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
-    assert_eq!(
-        keys(list(&*store, "/r/", None).await),
-        ["/r/a/1", "/r/a/2", "/r/ab", "/r/b/1"]
-    );
-    assert_eq!(
-        keys(list(&*store, "", None).await),
-        ["/r/a/1", "/r/a/2", "/r/ab", "/r/b/1", "/s/a/1"]
-    );
+    let keys = |pairs: Vec<(String, String)>| pairs.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    assert_eq!(keys(list(&*store, "/r/", None).await), ["/r/a/1", "/r/a/2", "/r/ab", "/r/b/1"]);
+    assert_eq!(keys(list(&*store, "", None).await), ["/r/a/1", "/r/a/2", "/r/ab", "/r/b/1", "/s/a/1"]);
 }
 
 async fn a_range_at_an_older_revision_shows_that_state(store: Arc<dyn Store>) {
-    let mut states = vec![(
-        commit(&*store, vec![put("/r/a/x", "0")]).await,
-        owned(&[("/r/a/x", "0")]),
-    )];
+    let mut states = vec![(commit(&*store, vec![put("/r/a/x", "0")]).await, owned(&[("/r/a/x", "0")]))];
     let steps: [Vec<Write>; 5] = [
         vec![put("/r/a/y", "1")],
         vec![put("/r/a/x", "2"), put("/r/b/z", "2")],
@@ -450,43 +301,21 @@ async fn a_range_at_an_older_revision_shows_that_state(store: Arc<dyn Store>) {
         states.push((revision, list(&*store, "/r/", None).await));
     }
     for (revision, state) in &states {
-        assert_eq!(
-            list(&*store, "/r/", Some(*revision)).await,
-            *state,
-            "at {revision}"
-        );
-        let one: Vec<_> = state
-            .iter()
-            .filter(|(key, _)| key.starts_with("/r/a/"))
-            .cloned()
-            .collect();
-        assert_eq!(
-            list(&*store, "/r/a/", Some(*revision)).await,
-            one,
-            "at {revision}"
-        );
+        assert_eq!(list(&*store, "/r/", Some(*revision)).await, *state, "at {revision}");
+        let one: Vec<_> = state.iter().filter(|(key, _)| key.starts_with("/r/a/")).cloned().collect();
+        assert_eq!(list(&*store, "/r/a/", Some(*revision)).await, one, "at {revision}");
     }
 }
 
 async fn an_unborn_revision_is_in_the_future(store: Arc<dyn Store>) {
     let revision = commit(&*store, vec![put("/r/a/x", "1")]).await;
     let requested = Revision(revision.0 + 1);
-    let range = Range {
-        prefix: "/r/a/".into(),
-        after: None,
-        limit: 0,
-        at: Some(requested),
-    };
+    let range = Range { prefix: "/r/a/".into(), after: None, limit: 0, at: Some(requested) };
     let read = store.range(range).await;
-    assert!(
-        matches!(read, Err(ReadError::Future { requested: r, current: c }) if r == requested && c == revision)
-    );
+    assert!(matches!(read, Err(ReadError::Future { requested: r, current: c }) if r == requested && c == revision));
     let watch = store.watch("/r/a/", Some(requested)).await.map(|_| ());
     assert!(matches!(watch, Err(ReadError::Future { .. })), "{watch:?}");
-    assert!(matches!(
-        store.compact(requested).await,
-        Err(ReadError::Future { .. })
-    ));
+    assert!(matches!(store.compact(requested).await, Err(ReadError::Future { .. })));
 }
 
 async fn a_compacted_revision_is_refused(store: Arc<dyn Store>) {
@@ -495,31 +324,18 @@ async fn a_compacted_revision_is_refused(store: Arc<dyn Store>) {
     commit(&*store, vec![put("/r/a/x", "3")]).await;
     store.compact(second).await.expect("held");
     for prefix in ["/r/a/", "/r/", "/r/none/"] {
-        let range = Range {
-            prefix: prefix.into(),
-            after: None,
-            limit: 0,
-            at: Some(first),
-        };
+        let range = Range { prefix: prefix.into(), after: None, limit: 0, at: Some(first) };
         let read = store.range(range).await;
-        let exact = matches!(read, Err(ReadError::Compacted { requested, oldest }) if requested == first && oldest == second);
+        let exact =
+            matches!(read, Err(ReadError::Compacted { requested, oldest }) if requested == first && oldest == second);
         assert!(exact, "{prefix}: {read:?}");
         let watch = store.watch(prefix, Some(first)).await.map(|_| ());
-        assert!(
-            matches!(watch, Err(ReadError::Compacted { .. })),
-            "{prefix}: {watch:?}"
-        );
+        assert!(matches!(watch, Err(ReadError::Compacted { .. })), "{prefix}: {watch:?}");
     }
-    assert_eq!(
-        list(&*store, "/r/a/", Some(second)).await,
-        owned(&[("/r/a/x", "2")])
-    );
+    assert_eq!(list(&*store, "/r/a/", Some(second)).await, owned(&[("/r/a/x", "2")]));
     let mut held = watch(&*store, "/r/a/", Some(second)).await;
     assert_eq!(text(&one_event(&mut *held).await.entry), "3");
-    assert!(matches!(
-        store.compact(first).await,
-        Err(ReadError::Compacted { .. })
-    ));
+    assert!(matches!(store.compact(first).await, Err(ReadError::Compacted { .. })));
 }
 
 async fn a_watch_yields_every_change_once_and_in_order(store: Arc<dyn Store>) {
@@ -532,15 +348,7 @@ async fn a_watch_yields_every_change_once_and_in_order(store: Arc<dyn Store>) {
     for n in 0..10 {
         let event = one_event(&mut *watch).await;
         assert_eq!(text(&event.entry), n.to_string());
-        assert_eq!(
-            text(
-                event
-                    .previous
-                    .as_ref()
-                    .expect("updates have a previous version")
-            ),
-            previous
-        );
+        assert_eq!(text(event.previous.as_ref().expect("updates have a previous version")), previous);
         assert!(!event.deleted);
         previous = n.to_string();
     }
@@ -555,12 +363,9 @@ async fn a_watch_from_the_past_catches_up(store: Arc<dyn Store>) {
     }
     for (n, from) in revisions.iter().enumerate() {
         let mut watch = watch(&*store, "/r/a/", Some(*from)).await;
-        for later in n + 1..6 {
+        for (later, revision) in revisions.iter().enumerate().skip(n + 1) {
             let event = one_event(&mut *watch).await;
-            assert_eq!(
-                (text(&event.entry), event.entry.modified),
-                (later.to_string(), revisions[later])
-            );
+            assert_eq!((text(&event.entry), event.entry.modified), (later.to_string(), *revision));
             assert!(event.previous.is_none());
         }
         assert_eq!(watch.progress(), revisions[5]);
@@ -569,14 +374,7 @@ async fn a_watch_from_the_past_catches_up(store: Arc<dyn Store>) {
 
 async fn a_watch_sees_only_its_prefix(store: Arc<dyn Store>) {
     let mut watch = watch(&*store, "/r/a/n1/", None).await;
-    for key in [
-        "/r/a/n2/x",
-        "/r/b/n1/x",
-        "/r/a/n1",
-        "/r/a/n1/x",
-        "/r/a/n10/x",
-        "/r/a/n1/y",
-    ] {
+    for key in ["/r/a/n2/x", "/r/b/n1/x", "/r/a/n1", "/r/a/n1/x", "/r/a/n10/x", "/r/a/n1/y"] {
         commit(&*store, vec![put(key, "v")]).await;
     }
     assert_eq!(&*one_event(&mut *watch).await.entry.key, "/r/a/n1/x");
@@ -585,11 +383,7 @@ async fn a_watch_sees_only_its_prefix(store: Arc<dyn Store>) {
 
 async fn a_watch_yields_a_commit_in_one_item(store: Arc<dyn Store>) {
     let mut watch = watch(&*store, "/r/a/", None).await;
-    let revision = commit(
-        &*store,
-        vec![put("/r/a/x", "1"), put("/r/b/x", "1"), put("/r/a/y", "1")],
-    )
-    .await;
+    let revision = commit(&*store, vec![put("/r/a/x", "1"), put("/r/b/x", "1"), put("/r/a/y", "1")]).await;
     let events = events(&mut *watch).await;
     let mut keys: Vec<_> = events.iter().map(|event| &*event.entry.key).collect();
     keys.sort_unstable();
@@ -619,18 +413,8 @@ async fn a_deletion_event_carries_the_last_value_and_its_revision(store: Arc<dyn
     let revision = commit(&*store, vec![delete("/r/a/x")]).await;
     let event = one_event(&mut *watch).await;
     assert!(event.deleted);
-    assert_eq!(
-        (
-            text(&event.entry),
-            event.entry.modified,
-            event.entry.created
-        ),
-        ("last".into(), revision, created)
-    );
-    assert_eq!(
-        event.previous.as_ref().map(|previous| previous.modified),
-        Some(created)
-    );
+    assert_eq!((text(&event.entry), event.entry.modified, event.entry.created), ("last".into(), revision, created));
+    assert_eq!(event.previous.as_ref().map(|previous| previous.modified), Some(created));
 }
 
 async fn a_watch_makes_progress_while_others_change(store: Arc<dyn Store>) {
@@ -639,10 +423,7 @@ async fn a_watch_makes_progress_while_others_change(store: Arc<dyn Store>) {
     assert_eq!(watch.progress(), elsewhere);
     let here = commit(&*store, vec![put("/r/a/x", "1")]).await;
     let later = commit(&*store, vec![put("/r/b/x", "2")]).await;
-    assert!(
-        watch.progress() < here,
-        "progress runs ahead of what was yielded"
-    );
+    assert!(watch.progress() < here, "progress runs ahead of what was yielded");
     one_event(&mut *watch).await;
     assert_eq!(watch.progress(), later);
 }
@@ -686,14 +467,9 @@ async fn racing_increments_lose_no_update(store: Arc<dyn Store>) {
                 loop {
                     let next = text(&entry).parse::<u64>().expect("a number") + 1;
                     let when = Precondition::ModifiedAt(entry.modified);
-                    match store
-                        .commit(vec![put_when("/r/a/counter", &next.to_string(), when)])
-                        .await
-                    {
+                    match store.commit(vec![put_when("/r/a/counter", &next.to_string(), when)]).await {
                         Ok(_) => break,
-                        Err(CommitError::Conflict { current, .. }) => {
-                            entry = current.expect("never deleted")
-                        }
+                        Err(CommitError::Conflict { current, .. }) => entry = current.expect("never deleted"),
                         Err(error) => panic!("{error}"),
                     }
                 }
@@ -716,11 +492,7 @@ async fn a_watch_under_racing_writers_sees_all_of_it(store: Arc<dyn Store>) {
         writers.spawn(async move {
             for n in 0..COMMITS_PER_WRITER {
                 let key = format!("/r/c{}/{writer}-{}", n % 3, n % 5);
-                let write = if n % 7 == 6 {
-                    delete(&key)
-                } else {
-                    put(&key, &n.to_string())
-                };
+                let write = if n % 7 == 6 { delete(&key) } else { put(&key, &n.to_string()) };
                 commit(&*store, vec![write]).await;
             }
         });
@@ -734,11 +506,7 @@ async fn a_watch_under_racing_writers_sees_all_of_it(store: Arc<dyn Store>) {
         let mut last = Revision(0);
         while watch.progress() < end {
             for event in events(&mut **watch).await.iter() {
-                assert!(
-                    event.entry.modified > last,
-                    "{} after {last}",
-                    event.entry.modified
-                );
+                assert!(event.entry.modified > last, "{} after {last}", event.entry.modified);
                 last = event.entry.modified;
                 if event.deleted {
                     replayed.remove(&*event.entry.key);
@@ -747,10 +515,6 @@ async fn a_watch_under_racing_writers_sees_all_of_it(store: Arc<dyn Store>) {
                 }
             }
         }
-        assert_eq!(
-            replayed.into_iter().collect::<Vec<_>>(),
-            list(&*store, prefix, None).await,
-            "{prefix}"
-        );
+        assert_eq!(replayed.into_iter().collect::<Vec<_>>(), list(&*store, prefix, None).await, "{prefix}");
     }
 }

@@ -23,18 +23,12 @@ impl EphemeralStore {
 
     /// An empty store.
     pub fn with_options(options: ImageOptions) -> Self {
-        Self {
-            image: Arc::new(Image::new(options)),
-            committing: Mutex::default(),
-        }
+        Self { image: Arc::new(Image::new(options)), committing: Mutex::default() }
     }
 
     fn commit_now(&self, writes: &[Write]) -> Result<Committed, CommitError> {
         stage::check_bounds(writes)?;
-        let _guard = self
-            .committing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut stage = Stage::new(&self.image);
         let committed = stage.decide(writes)?;
         self.image.publish(stage.finish());
@@ -65,11 +59,7 @@ impl Store for EphemeralStore {
         Box::pin(async move { self.commit_now(&writes) })
     }
 
-    fn watch(
-        &self,
-        prefix: &str,
-        from: Option<Revision>,
-    ) -> BoxFuture<'_, Result<Box<dyn Watch>, ReadError>> {
+    fn watch(&self, prefix: &str, from: Option<Revision>) -> BoxFuture<'_, Result<Box<dyn Watch>, ReadError>> {
         let watch = self.image.watch(prefix, from);
         Box::pin(async { Ok(Box::new(watch?) as Box<dyn Watch>) })
     }

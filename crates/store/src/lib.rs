@@ -8,10 +8,12 @@
 //! store in this crate and, later, an etcd cluster.
 
 pub mod contract;
+pub mod embedded;
 mod ephemeral;
 pub mod memory;
 mod stage;
 
+pub use embedded::{EmbeddedStore, Options};
 pub use ephemeral::EphemeralStore;
 
 use std::any::Any;
@@ -58,13 +60,7 @@ pub struct Entry {
 impl Entry {
     /// A version of a key; readers attach facets to it later.
     pub fn new(key: Arc<str>, value: Bytes, created: Revision, modified: Revision) -> Self {
-        Self {
-            key,
-            value,
-            created,
-            modified,
-            facet: OnceLock::new(),
-        }
+        Self { key, value, created, modified, facet: OnceLock::new() }
     }
 
     /// What a reader derived from this entry's bytes, computed at most once and
@@ -271,11 +267,7 @@ pub trait Store: Send + Sync + 'static {
     /// Applies all writes or none, durably. At most 128 writes.
     fn commit(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<Committed, CommitError>>;
     /// Watches from just after `from`; `None` from now on.
-    fn watch(
-        &self,
-        prefix: &str,
-        from: Option<Revision>,
-    ) -> BoxFuture<'_, Result<Box<dyn Watch>, ReadError>>;
+    fn watch(&self, prefix: &str, from: Option<Revision>) -> BoxFuture<'_, Result<Box<dyn Watch>, ReadError>>;
     /// Forgets history before `revision`. Never blocks readers or writers.
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), ReadError>>;
 }

@@ -52,10 +52,7 @@ pub struct ImageOptions {
 
 impl Default for ImageOptions {
     fn default() -> Self {
-        Self {
-            history_bytes: DEFAULT_HISTORY_BYTES,
-            partition_slashes: DEFAULT_PARTITION_SLASHES,
-        }
+        Self { history_bytes: DEFAULT_HISTORY_BYTES, partition_slashes: DEFAULT_PARTITION_SLASHES }
     }
 }
 
@@ -114,10 +111,7 @@ impl Image {
             .into_iter()
             .map(|(name, group)| (Arc::clone(&name), Arc::new(Partition::load(name, group))))
             .collect();
-        *image
-            .partitions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = partitions;
+        *image.partitions.write().unwrap_or_else(PoisonError::into_inner) = partitions;
         image
     }
 
@@ -129,12 +123,7 @@ impl Image {
     /// The oldest revision at which keys under `prefix` can still be read, and
     /// from which they can be watched.
     pub fn oldest(&self, prefix: &str) -> Revision {
-        self.selected(prefix)
-            .iter()
-            .map(|p| p.floor())
-            .max()
-            .unwrap_or_default()
-            .max(self.base())
+        self.selected(prefix).iter().map(|p| p.floor()).max().unwrap_or_default().max(self.base())
     }
 
     /// Bytes of history held now, as the budget counts them.
@@ -165,26 +154,18 @@ impl Image {
         if requested > current {
             return Err(ReadError::Future { requested, current });
         }
-        self.page(range, requested)
-            .ok_or_else(|| self.compacted(&range.prefix, requested))
+        self.page(range, requested).ok_or_else(|| self.compacted(&range.prefix, requested))
     }
 
     /// A watch of `prefix` from just after `from`, or from now on.
     ///
     /// # Errors
     /// As [`Image::range`].
-    pub fn watch(
-        self: &Arc<Self>,
-        prefix: &str,
-        from: Option<Revision>,
-    ) -> Result<ImageWatch, ReadError> {
+    pub fn watch(self: &Arc<Self>, prefix: &str, from: Option<Revision>) -> Result<ImageWatch, ReadError> {
         let current = self.current();
         let from = from.unwrap_or(current);
         if from > current {
-            return Err(ReadError::Future {
-                requested: from,
-                current,
-            });
+            return Err(ReadError::Future { requested: from, current });
         }
         let single = self.single(prefix).map(|name| self.partition(name));
         let oldest = match &single {
@@ -192,10 +173,7 @@ impl Image {
             None => self.oldest(prefix),
         };
         if from < oldest {
-            return Err(ReadError::Compacted {
-                requested: from,
-                oldest,
-            });
+            return Err(ReadError::Compacted { requested: from, oldest });
         }
         Ok(ImageWatch::new(Arc::clone(self), single, prefix, from))
     }
@@ -209,28 +187,18 @@ impl Image {
         let Some(last) = changes.last().map(|change| change.revision) else {
             return;
         };
-        let guard = self
-            .publishing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let guard = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut touched: Vec<(Arc<Partition>, Vec<Commit>)> = Vec::new();
         let mut before = self.current();
         for change in changes {
-            assert!(
-                change.revision > before,
-                "revision {} published after {before}",
-                change.revision
-            );
+            assert!(change.revision > before, "revision {} published after {before}", change.revision);
             before = change.revision;
             self.distribute(change, &mut touched);
         }
         for (partition, commits) in &mut touched {
             let commits = std::mem::take(commits);
             // Counted before it can be dropped again.
-            self.history.fetch_add(
-                commits.iter().map(Commit::history_bytes).sum(),
-                Ordering::Relaxed,
-            );
+            self.history.fetch_add(commits.iter().map(Commit::history_bytes).sum(), Ordering::Relaxed);
             partition.apply(commits);
         }
         self.current.store(last.0, Ordering::Release);
@@ -251,17 +219,11 @@ impl Image {
     pub fn compact(&self, revision: Revision) -> Result<(), ReadError> {
         let current = self.current();
         if revision > current {
-            return Err(ReadError::Future {
-                requested: revision,
-                current,
-            });
+            return Err(ReadError::Future { requested: revision, current });
         }
         let before = Revision(self.base.fetch_max(revision.0, Ordering::AcqRel));
         if before > revision {
-            return Err(ReadError::Compacted {
-                requested: revision,
-                oldest: before,
-            });
+            return Err(ReadError::Compacted { requested: revision, oldest: before });
         }
         let all: Vec<_> = self.partitions().values().cloned().collect();
         for partition in all {
@@ -299,9 +261,7 @@ impl Image {
     }
 
     fn partitions(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<Arc<str>, Arc<Partition>>> {
-        self.partitions
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.partitions.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn partition_end(&self, key: &str) -> usize {
@@ -314,9 +274,7 @@ impl Image {
 
     /// The name of the one partition that holds every key under `prefix`.
     fn single<'a>(&self, prefix: &'a str) -> Option<&'a str> {
-        let (at, _) = prefix
-            .match_indices('/')
-            .nth(self.options.partition_slashes.checked_sub(1)?)?;
+        let (at, _) = prefix.match_indices('/').nth(self.options.partition_slashes.checked_sub(1)?)?;
         Some(&prefix[..=at])
     }
 
@@ -338,23 +296,13 @@ impl Image {
         if let Some(partition) = self.partitions().get(name) {
             return Arc::clone(partition);
         }
-        let mut partitions = self
-            .partitions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut partitions = self.partitions.write().unwrap_or_else(PoisonError::into_inner);
         let name: Arc<str> = Arc::from(name);
-        Arc::clone(
-            partitions
-                .entry(Arc::clone(&name))
-                .or_insert_with(|| Arc::new(Partition::load(name, Vec::new()))),
-        )
+        Arc::clone(partitions.entry(Arc::clone(&name)).or_insert_with(|| Arc::new(Partition::load(name, Vec::new()))))
     }
 
     fn compacted(&self, prefix: &str, requested: Revision) -> ReadError {
-        ReadError::Compacted {
-            requested,
-            oldest: self.oldest(prefix),
-        }
+        ReadError::Compacted { requested, oldest: self.oldest(prefix) }
     }
 
     /// Reads at the current revision, anew if history is dropped meanwhile.
@@ -364,21 +312,14 @@ impl Image {
                 return Some(value);
             }
         }
-        let _guard = self
-            .publishing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         read(self.current())
     }
 
     /// `None` if `at` is no longer held.
     fn page(&self, range: &Range, at: Revision) -> Option<Page> {
         let selected = self.selected(&range.prefix);
-        let limit = if range.limit == 0 {
-            usize::MAX
-        } else {
-            range.limit
-        };
+        let limit = if range.limit == 0 { usize::MAX } else { range.limit };
         let (mut entries, mut remaining) = (Vec::new(), 0);
         if let [partition] = &selected[..] {
             remaining = partition.range(range, at, limit, &mut entries)?;
@@ -393,29 +334,18 @@ impl Image {
                 entries.truncate(limit);
             }
         }
-        (at >= self.base()).then_some(Page {
-            entries,
-            revision: at,
-            remaining,
-        })
+        (at >= self.base()).then_some(Page { entries, revision: at, remaining })
     }
 
     fn distribute(&self, change: Change, touched: &mut Vec<(Arc<Partition>, Vec<Commit>)>) {
         let mut rest = change.events;
         while let Some(first) = rest.first() {
             let name = first.entry.key[..self.partition_end(&first.entry.key)].to_owned();
-            let same =
-                |event: &Event| event.entry.key[..self.partition_end(&event.entry.key)] == *name;
+            let same = |event: &Event| event.entry.key[..self.partition_end(&event.entry.key)] == *name;
             let (mine, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(same);
             rest = others;
-            let commit = Commit {
-                revision: change.revision,
-                events: Arc::from(mine),
-            };
-            match touched
-                .iter_mut()
-                .find(|(partition, _)| *partition.name == *name)
-            {
+            let commit = Commit { revision: change.revision, events: Arc::from(mine) };
+            match touched.iter_mut().find(|(partition, _)| *partition.name == *name) {
                 Some((_, commits)) => commits.push(commit),
                 None => touched.push((self.partition(&name), vec![commit])),
             }
@@ -428,10 +358,7 @@ impl Image {
         while self.history_bytes() > self.options.history_bytes {
             let largest = {
                 let partitions = self.partitions();
-                partitions
-                    .values()
-                    .max_by_key(|partition| partition.history_bytes())
-                    .cloned()
+                partitions.values().max_by_key(|partition| partition.history_bytes()).cloned()
             };
             let Some(largest) = largest else { return };
             let excess = self.history_bytes() - self.options.history_bytes;
@@ -444,3 +371,6 @@ impl Image {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

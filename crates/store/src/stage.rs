@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use crate::memory::{Change, Image};
 use crate::{
-    CommitError, Committed, Entry, Event, MAX_KEY_BYTES, MAX_VALUE_BYTES, MAX_WRITES, Precondition,
-    Revision, Write,
+    CommitError, Committed, Entry, Event, MAX_KEY_BYTES, MAX_VALUE_BYTES, MAX_WRITES, Precondition, Revision, Write,
 };
 
 /// Commits that are decided but not published yet, in order. There is at most
@@ -22,12 +21,7 @@ pub(crate) struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     pub(crate) fn new(image: &'a Image) -> Self {
-        Self {
-            image,
-            revision: image.current(),
-            staged: HashMap::new(),
-            changes: Vec::new(),
-        }
+        Self { image, revision: image.current(), staged: HashMap::new(), changes: Vec::new() }
     }
 
     /// Decides one commit. What it returns is not true before the change is
@@ -47,44 +41,23 @@ impl<'a> Stage<'a> {
                 (Write::Put { key, value, .. }, previous) => {
                     let created = previous.as_ref().map_or(revision, |entry| entry.created);
                     let key = previous.as_ref().map_or(key, |entry| &entry.key);
-                    let entry = Arc::new(Entry::new(
-                        Arc::clone(key),
-                        value.clone(),
-                        created,
-                        revision,
-                    ));
-                    self.staged
-                        .insert(Arc::clone(key), Some(Arc::clone(&entry)));
+                    let entry = Arc::new(Entry::new(Arc::clone(key), value.clone(), created, revision));
+                    self.staged.insert(Arc::clone(key), Some(Arc::clone(&entry)));
                     entries.push(Some(Arc::clone(&entry)));
-                    events.push(Event {
-                        entry,
-                        previous,
-                        deleted: false,
-                    });
+                    events.push(Event { entry, previous, deleted: false });
                 }
                 (Write::Delete { key, .. }, Some(previous)) => {
-                    let last = Entry::new(
-                        Arc::clone(&previous.key),
-                        previous.value.clone(),
-                        previous.created,
-                        revision,
-                    );
+                    let last =
+                        Entry::new(Arc::clone(&previous.key), previous.value.clone(), previous.created, revision);
                     self.staged.insert(Arc::clone(key), None);
                     entries.push(Some(Arc::clone(&previous)));
-                    events.push(Event {
-                        entry: Arc::new(last),
-                        previous: Some(previous),
-                        deleted: true,
-                    });
+                    events.push(Event { entry: Arc::new(last), previous: Some(previous), deleted: true });
                 }
                 (Write::Delete { .. }, None) => entries.push(None),
             }
         }
         if events.is_empty() {
-            return Ok(Committed {
-                revision: self.revision,
-                entries,
-            });
+            return Ok(Committed { revision: self.revision, entries });
         }
         self.revision = revision;
         self.changes.push(Change { revision, events });
@@ -110,32 +83,17 @@ impl<'a> Stage<'a> {
 /// If it has too many writes or names a key twice: mistakes of the caller, not
 /// of its input.
 pub(crate) fn check_bounds(writes: &[Write]) -> Result<(), CommitError> {
-    assert!(
-        writes.len() <= MAX_WRITES,
-        "a commit of {} writes, at most {MAX_WRITES} are possible",
-        writes.len()
-    );
+    assert!(writes.len() <= MAX_WRITES, "a commit of {} writes, at most {MAX_WRITES} are possible", writes.len());
     for (at, write) in writes.iter().enumerate() {
         let key = write.key();
-        assert!(
-            writes[..at].iter().all(|other| other.key() != key),
-            "a commit names {key} twice"
-        );
+        assert!(writes[..at].iter().all(|other| other.key() != key), "a commit names {key} twice");
         if key.len() > MAX_KEY_BYTES {
-            return Err(CommitError::TooLarge {
-                key: Arc::clone(key),
-                bytes: key.len(),
-                limit: MAX_KEY_BYTES,
-            });
+            return Err(CommitError::TooLarge { key: Arc::clone(key), bytes: key.len(), limit: MAX_KEY_BYTES });
         }
         if let Write::Put { value, .. } = write
             && value.len() > MAX_VALUE_BYTES
         {
-            return Err(CommitError::TooLarge {
-                key: Arc::clone(key),
-                bytes: value.len(),
-                limit: MAX_VALUE_BYTES,
-            });
+            return Err(CommitError::TooLarge { key: Arc::clone(key), bytes: value.len(), limit: MAX_VALUE_BYTES });
         }
     }
     Ok(())
@@ -157,15 +115,10 @@ fn check(write: &Write, current: Option<&Arc<Entry>>) -> Result<(), CommitError>
         Precondition::Any => true,
         Precondition::Absent => current.is_none(),
         Precondition::Present => current.is_some(),
-        Precondition::ModifiedAt(revision) => {
-            current.is_some_and(|entry| entry.modified == revision)
-        }
+        Precondition::ModifiedAt(revision) => current.is_some_and(|entry| entry.modified == revision),
     };
     if holds {
         return Ok(());
     }
-    Err(CommitError::Conflict {
-        key: Arc::clone(write.key()),
-        current: current.cloned(),
-    })
+    Err(CommitError::Conflict { key: Arc::clone(write.key()), current: current.cloned() })
 }

@@ -28,6 +28,7 @@ pub struct Definition {
     special: bool,
     library: OnceLock<&'static Library>,
     schema: OnceLock<Schema>,
+    reference: OnceLock<Schema>,
 }
 
 /// A line of the table that cannot be read.
@@ -105,7 +106,15 @@ fn body_length(text: &str) -> usize {
 
 impl Definition {
     fn new(name: &'static str, attributes: &'static str, body: &'static str, special: bool) -> Self {
-        Self { name, attributes, body, special, library: OnceLock::new(), schema: OnceLock::new() }
+        Self {
+            name,
+            attributes,
+            body,
+            special,
+            library: OnceLock::new(),
+            schema: OnceLock::new(),
+            reference: OnceLock::new(),
+        }
     }
 
     /// `core.v1.Pod`.
@@ -134,6 +143,12 @@ impl Definition {
         })
     }
 
+    /// Required fields, in OpenAPI's order.
+    pub fn required(&self) -> impl Iterator<Item = &'static str> {
+        let list = self.attribute("req=").unwrap_or_default();
+        list.split(',').filter(|name| !name.is_empty())
+    }
+
     /// `x-kubernetes-unions` as JSON text.
     pub fn unions(&self) -> Option<&'static str> {
         self.attribute("unions=")
@@ -153,6 +168,11 @@ impl Definition {
         self.schema.get_or_init(|| self.parse().expect("the generated table is read whole by a test"))
     }
 
+    /// A schema that refers to the type: the type is parsed when its shape is asked for.
+    pub fn lazy_schema(&'static self) -> &'static Schema {
+        self.reference.get_or_init(|| Schema::new(Shape::Named(self)))
+    }
+
     /// Parses the definition anew.
     pub(super) fn parse(&'static self) -> Result<Schema, TableError> {
         let library = self.library.get().ok_or_else(|| broken("no library", self.name))?;
@@ -161,7 +181,9 @@ impl Definition {
         }
         let mut fields = Vec::new();
         for line in self.body.lines() {
-            fields.push(field(line, library)?);
+            let mut field = field(line, library)?;
+            field.required = self.required().any(|name| field.name == name);
+            fields.push(field);
         }
         let name = self.name.rsplit('.').next().unwrap_or(self.name).into();
         let known = Struct { name, fields, preserve_unknown: false, dialect: Dialect::Go };
@@ -193,14 +215,16 @@ fn field(line: &'static str, library: &'static Library) -> Result<Field, TableEr
     let spelling = words.next().ok_or_else(|| broken("no type", line))?;
     let number = words.next().ok_or_else(|| broken("no number", line))?;
     let mut schema = type_of(spelling, library).ok_or_else(|| broken("a type that cannot be read", line))?;
-    let (mut required, mut omit) = (false, Omit::Never);
+    let mut omit = Omit::Never;
     for attribute in words {
         let (key, value) = attribute.split_once('=').unwrap_or((attribute, ""));
         match key {
-            "req" => required = true,
             "omit" => omit = Omit::Empty,
             "omitzero" => omit = Omit::Zero,
-            "list" => schema.list = list_type(value).ok_or_else(|| broken("unknown list type", line))?,
+            "list" => {
+                schema.list = list_type(value).ok_or_else(|| broken("unknown list type", line))?;
+                schema.explicit_list = true;
+            }
             "map" => schema.map = map_type(value),
             "patch" => {
                 schema.patch.merge = value.split('+').any(|part| part == "merge");
@@ -219,14 +243,12 @@ fn field(line: &'static str, library: &'static Library) -> Result<Field, TableEr
         "-" => None,
         number => Some(proto(number).ok_or_else(|| broken("a field number that is none", line))?),
     };
-    Ok(Field { name: name.into(), schema, required, omit, proto })
+    Ok(Field { name: name.into(), schema, required: false, omit, proto })
 }
 
 fn proto(text: &str) -> Option<Proto> {
-    Some(match text.split_once('.') {
-        Some((outer, number)) => Proto { outer: outer.parse().ok()?, number: number.parse().ok()? },
-        None => Proto { outer: 0, number: text.parse().ok()? },
-    })
+    let numbers: Option<Vec<u32>> = text.split('.').map(|number| number.parse().ok()).collect();
+    Proto::new(&numbers?)
 }
 
 fn list_type(text: &'static str) -> Option<ListType> {
@@ -313,9 +335,9 @@ fn special(word: &str, library: &'static Library) -> Result<Shape, TableError> {
 mod tests {
     use super::*;
 
-    const TABLE: &str = "# head\npackage core.v1 io.k8s.api.core.v1\ntype core.v1.A gvk=/v1/A\n \
+    const TABLE: &str = "# head\npackage core.v1 io.k8s.api.core.v1\ntype core.v1.A gvk=/v1/A req=protocol\n \
         next *@core.v1.A 2.3 omit\n ports []int32 1 omit list=map(port,protocol) patch=merge mergekey=port\n \
-        protocol string=v1.Protocol 4 req default=\"TCP\"\ntype core.v1.B\n";
+        protocol string=v1.Protocol 4 default=\"TCP\"\ntype core.v1.B\n";
 
     #[test]
     fn a_table_is_read_and_refers_to_itself() {
@@ -325,11 +347,12 @@ mod tests {
         let schema = a.schema();
         let next = schema.field("next").unwrap();
         assert!(next.schema.pointer && next.schema.field("next").is_some());
-        assert_eq!(next.proto, Some(Proto { outer: 2, number: 3 }));
+        assert_eq!(next.proto, Proto::new(&[2, 3]));
         let ports = schema.field("ports").unwrap();
         assert_eq!(ports.schema.list, ListType::Map(vec!["port".into(), "protocol".into()]));
         assert!(ports.schema.patch.merge);
-        assert_eq!(schema.field("protocol").unwrap().schema.go_name(), "v1.Protocol");
+        let protocol = schema.field("protocol").unwrap();
+        assert!(protocol.required && protocol.schema.go_name() == "v1.Protocol");
         assert!(library.get("core.v1.B").unwrap().schema().fields().is_empty());
     }
 

@@ -5,7 +5,7 @@ use std::error::Error;
 use api::status::Status;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 
 /// Why a body broke off.
 pub type BodyError = Box<dyn Error + Send + Sync>;
@@ -23,12 +23,24 @@ pub(crate) fn full(bytes: impl Into<Bytes>) -> ResponseBody {
 }
 
 /// Reads a request's whole body; more than the limit is refused.
-pub(crate) async fn read(body: RequestBody) -> Result<Bytes, Status> {
-    match Limited::new(body, BODY_LIMIT).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(Status::too_large(format!("Request entity too large: limit is {BODY_LIMIT}")))
+pub(crate) async fn read(mut body: RequestBody) -> Result<Bytes, Status> {
+    let mut whole = Vec::new();
+    let mut only: Option<Bytes> = None;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Status::bad_request("the request's body broke off"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > BODY_LIMIT {
+            return Err(Status::too_large(format!("Request entity too large: limit is {BODY_LIMIT}")));
         }
-        Err(_) => Err(Status::bad_request("the request's body broke off")),
+        // Most bodies are one frame, which is passed on without a copy.
+        match only.take() {
+            None if whole.is_empty() => only = Some(data),
+            Some(first) => {
+                whole.extend_from_slice(&first);
+                whole.extend_from_slice(&data);
+            }
+            None => whole.extend_from_slice(&data),
+        }
     }
+    Ok(only.unwrap_or_else(|| Bytes::from(whole)))
 }

@@ -29,7 +29,8 @@ pub(crate) enum PatchType {
 }
 
 const SUPPORTED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
-const SUPPORTED_CUSTOM: &str = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+const SUPPORTED_CUSTOM: &str =
+    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
 
 /// Reads the patch type of a request.
 pub(crate) fn patch_type(call: &Call) -> Result<PatchType, Status> {
@@ -69,7 +70,7 @@ pub(crate) async fn patch_part(
 struct Patch<'a> {
     call: &'a Call,
     kind: PatchType,
-    patch: Value,
+    patch: crate::wire::PatchBody,
     options: &'a WriteOptions,
     part: Part,
 }

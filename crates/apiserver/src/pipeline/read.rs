@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::selector::{FieldSelector, LabelSelector};
+use api::selector::{FieldSelector, Selector};
 use api::status::Status;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -27,7 +27,7 @@ pub(crate) struct Item {
 
 /// Which objects of a collection are meant.
 pub(crate) struct Filter {
-    labels: LabelSelector,
+    labels: Selector,
     fields: FieldSelector,
 }
 
@@ -39,7 +39,7 @@ impl Filter {
             Status::bad_request(error.to_string())
         };
         let labels = call.query.get("labelSelector").unwrap_or_default();
-        let labels = LabelSelector::parse(labels).map_err(|error| bad("labelSelector", labels, &error))?;
+        let labels = Selector::parse(labels).map_err(|error| bad("labelSelector", labels, &error))?;
         let fields = call.query.get("fieldSelector").unwrap_or_default();
         let fields = FieldSelector::parse(fields).map_err(|error| bad("fieldSelector", fields, &error))?;
         let strategy = &*call.resource.collection.strategy;
@@ -55,7 +55,7 @@ impl Filter {
 
     /// Everything.
     pub(crate) fn all() -> Self {
-        Self { labels: LabelSelector::everything(), fields: FieldSelector::default() }
+        Self { labels: Selector::everything(), fields: FieldSelector::default() }
     }
 
     /// True if nothing is filtered out.
@@ -70,7 +70,7 @@ impl Filter {
 
     /// True if the object is meant.
     pub(crate) fn matches(&self, facet: &Facet) -> bool {
-        self.labels.matches_by(|key| facet.labels.get(key).map(|value| &**value))
+        self.labels.matches(&facet.labels)
             && self.fields.matches(|field| facet.field(field).unwrap_or_default().to_owned())
     }
 }
@@ -132,7 +132,8 @@ pub(crate) async fn list(core: &Core, call: &Call, filter: &Filter, options: &Li
     let mut after = None;
     let mut at = None;
     if options.continue_token.is_empty() {
-        let asked = options::revision(&options.resource_version).map_err(|cause| super::update::invalid(call, "", cause))?;
+        let asked =
+            options::revision(&options.resource_version).map_err(|cause| super::update::invalid(call, "", cause))?;
         if asked > 0 {
             let current = core.store.current().await.map_err(|error| write::read_failed(&error))?;
             if asked > current.0 {
@@ -213,7 +214,9 @@ async fn read_pages(
             }
             Err(error @ ReadError::Compacted { requested, .. }) => {
                 let _ = error;
-                return Err(Status::expired(format!("The resourceVersion for the provided list is too old: {requested}")));
+                return Err(Status::expired(format!(
+                    "The resourceVersion for the provided list is too old: {requested}"
+                )));
             }
             Err(error) => return Err(write::read_failed(&error)),
         };
@@ -234,7 +237,11 @@ async fn read_pages(
         let full = options.limit > 0 && items.len() == options.limit;
         if left == 0 || full || limit == 0 {
             let more = full && left > 0;
-            let next = if more { encode_token(&prefix, after.as_deref().unwrap_or_default(), page.revision) } else { String::new() };
+            let next = if more {
+                encode_token(&prefix, after.as_deref().unwrap_or_default(), page.revision)
+            } else {
+                String::new()
+            };
             let remaining = (more && everything).then_some(left);
             return Ok(Listed { items, revision: page.revision, next, remaining });
         }
@@ -254,7 +261,10 @@ fn decode_token(text: &str) -> Result<Token, Status> {
     let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|error| invalid(&error.to_string()))?;
     let mut token: Token = serde_json::from_slice(&bytes).map_err(|error| invalid(&error.to_string()))?;
     if token.v != "meta.k8s.io/v1" {
-        return Err(invalid(&format!("server does not recognize this encoded version {}", crate::field::Quoted(&token.v))));
+        return Err(invalid(&format!(
+            "server does not recognize this encoded version {}",
+            crate::field::Quoted(&token.v)
+        )));
     }
     if token.start.is_empty() {
         return Err(invalid("encoded start key empty (version meta.k8s.io/v1)"));

@@ -68,7 +68,9 @@ pub(crate) async fn update(
                 return Err(uid_mismatch(call, target.name, object.uid(), ""));
             }
             object::metadata(&mut object).remove("resourceVersion");
-            return super::create::create(core, call, object, options).await.map(|stored| (stored, true));
+            return super::create::create(core, call, object, options, change.manages())
+                .await
+                .map(|stored| (stored, true));
         };
         match attempt_once(core, call, target, change, options, current).await? {
             Attempt::Done(stored) => return Ok((stored, false)),
@@ -98,7 +100,7 @@ async fn attempt_once(
     let unconditional = check_identity(call, target.name, &mut new, &old)?;
     if change.manages() {
         let manager = call.manager(&options.field_manager);
-        crate::wire::manage_update(&call.resource, &old, &mut new, &manager, target.subresource, &call.stamp());
+        crate::wire::manage_update(&call.resource, &old, &mut new, &manager, target.subresource, call.now);
     }
     let mut request = Request {
         core,
@@ -115,6 +117,7 @@ async fn attempt_once(
     };
     core.admission.mutate(&mut request, &mut new).await?;
     let mut warnings = prepare(call, target.part, &mut new, &old);
+    crate::wire::normalize(&call.resource, &mut new);
     validate(call, target.part, &new, &old)?;
     core.admission.validate(&mut request, &new).await?;
     warnings.append(&mut request.warnings);
@@ -203,8 +206,12 @@ fn unconditional_refused(call: &Call, new: &Value) -> Status {
 }
 
 fn uid_mismatch(call: &Call, name: &str, wanted: &str, actual: &str) -> Status {
-    let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {actual}");
-    Status::conflict(&call.resource.collection.group_resource, name, &why)
+    let collection = &call.resource.collection;
+    let key = collection.key(&call.info.namespace, name);
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {actual}"
+    );
+    Status::conflict(&collection.group_resource, name, &why)
 }
 
 fn prepare(call: &Call, part: Part, new: &mut Value, old: &Value) -> Vec<String> {
@@ -240,6 +247,11 @@ fn validate(call: &Call, part: Part, new: &Value, old: &Value) -> Result<(), Sta
     let collection = &*call.resource.collection;
     let mut errors = Errors::new();
     metadata::update(new, old, &mut errors);
+    if !call.resource.custom {
+        // Built-in kinds check metadata once more among their own rules.
+        metadata::update(new, old, &mut errors);
+        metadata::standard_finalizers(collection, new, &mut errors);
+    }
     collection.strategy.validate_update(new, old, part, &mut errors);
     if errors.is_empty() {
         return Ok(());
@@ -253,7 +265,9 @@ fn finished(new: &Value, part: Part) -> bool {
     let grace = new.meta("deletionGracePeriodSeconds").as_i64().unwrap_or(0);
     let kept_by_namespace = crate::object::items(new, "spec.finalizers");
     let _ = part;
-    new.finalizers().is_empty() && grace == 0 && !(new.get("kind").is_some_and(|kind| kind == "Namespace") && !kept_by_namespace.is_empty())
+    new.finalizers().is_empty()
+        && grace == 0
+        && !(new.get("kind").is_some_and(|kind| kind == "Namespace") && !kept_by_namespace.is_empty())
 }
 
 /// A change by a plain function of the current object.

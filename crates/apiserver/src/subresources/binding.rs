@@ -14,7 +14,11 @@ use crate::state::Core;
 use crate::strategy::Part;
 
 /// Binds the pod of the URL.
-pub(crate) async fn bind(core: &Core, call: &Call, request: Request<RequestBody>) -> Result<Response<ResponseBody>, Status> {
+pub(crate) async fn bind(
+    core: &Core,
+    call: &Call,
+    request: Request<RequestBody>,
+) -> Result<Response<ResponseBody>, Status> {
     let options = WriteOptions::parse(&call.query, "CreateOptions", false)?;
     let bytes = body::read(request.into_body()).await?;
     let binding = crate::wire::decode_options(call, &bytes)?;

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use api::names;
 use serde_json::Value;
 
-use super::names::{self, NameRule};
+use super::names::NameRule;
 use crate::field::{Errors, Path};
 use crate::object::Meta;
 
@@ -192,6 +193,23 @@ pub(crate) fn field_manager(name: &str, path: &Path<'_>, errors: &mut Errors) {
         if c.is_control() || (c.is_whitespace() && c != ' ') {
             let detail = format!("invalid character U+{:04X} (at position {position})", c as u32);
             errors.invalid_text(path, name, &detail);
+        }
+    }
+}
+
+/// Finalizers of the core group without a domain must be the system's.
+pub(crate) fn standard_finalizers(collection: &crate::resource::Collection, object: &Value, errors: &mut Errors) {
+    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+    if !collection.group_resource.group.is_empty() {
+        return;
+    }
+    let metadata = Path::new("metadata");
+    let path = metadata.child("finalizers");
+    for (index, finalizer) in object.finalizers().into_iter().enumerate() {
+        let well_formed = names::qualified_name(finalizer).is_empty();
+        if well_formed && !finalizer.contains('/') && !STANDARD.contains(&finalizer) {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid_text(&path.index(index), finalizer, detail);
         }
     }
 }

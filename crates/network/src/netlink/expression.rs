@@ -26,8 +26,6 @@ pub(crate) enum Meta {
     TransportProtocol,
     /// Index of the incoming interface.
     IncomingInterface,
-    /// Index of the outgoing interface.
-    OutgoingInterface,
 }
 
 impl Meta {
@@ -35,7 +33,6 @@ impl Meta {
         match self {
             Self::Mark => 3,
             Self::IncomingInterface => 4,
-            Self::OutgoingInterface => 5,
             Self::TransportProtocol => 16,
         }
     }
@@ -92,8 +89,6 @@ pub(crate) enum Verdict {
     Accept,
     /// It is dropped.
     Drop,
-    /// Back to the calling chain.
-    Return,
     /// On in another chain, and back after it.
     Jump(String),
     /// On in another chain, not coming back.
@@ -109,8 +104,7 @@ impl Verdict {
             Self::Drop => (0, None),
             Self::Accept => (1, None),
             Self::Jump(chain) => (-3, Some(chain)),
-            Self::Goto(chain) => (-4, Some(chain)),
-            Self::Return => (-5_i32, None),
+            Self::Goto(chain) => (-4_i32, Some(chain)),
         };
         attributes.nest(NFTA_DATA_VERDICT, |a| {
             a.bytes(NFTA_VERDICT_CODE, &code.to_be_bytes());
@@ -142,15 +136,6 @@ impl Data {
 
 /// `NFTA_DATA_VALUE`.
 pub(crate) const NFTA_DATA_VALUE: u16 = 1;
-
-/// What the packet path does to a set.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum SetChange {
-    /// Adds the element or renews its timeout.
-    Update,
-    /// Removes it; the rule goes on only if it was there.
-    Delete,
-}
 
 /// One step of a rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -185,8 +170,9 @@ pub(crate) enum Expression {
     SetConntrack(Conntrack, Register),
     /// Loads a random number below the bound.
     Random(u32, Register),
-    /// Changes a set: name, change, key, value, timeout.
-    Change(String, SetChange, Register, Option<Register>, Option<Duration>),
+    /// Puts an element into a map that rules fill, or renews its timeout: map,
+    /// key, value, timeout.
+    Remember(String, Register, Register, Duration),
     /// Goes on only if the address is one of this node's own.
     IsLocal(End, Register),
     /// Sends the connection to address and port (registers of IPv4).
@@ -263,10 +249,13 @@ impl Expression {
             }),
             Self::Payload(base, offset, length, register) => named(attributes, "payload", |a| {
                 a.u32_be(1, register.number());
-                a.u32_be(2, match base {
-                    Base::Network => 1,
-                    Base::Transport => 2,
-                });
+                a.u32_be(
+                    2,
+                    match base {
+                        Base::Network => 1,
+                        Base::Transport => 2,
+                    },
+                );
                 a.u32_be(3, *offset);
                 a.u32_be(4, *length);
             }),
@@ -298,29 +287,26 @@ impl Expression {
                 a.u32_be(3, NFT_NG_RANDOM);
                 a.u32_be(4, 0);
             }),
-            Self::Change(set, change, key, value, timeout) => named(attributes, "dynset", |a| {
-                a.text(1, set);
-                a.u32_be(3, match change {
-                    SetChange::Update => 1,
-                    SetChange::Delete => 2,
-                });
+            Self::Remember(map, key, value, timeout) => named(attributes, "dynset", |a| {
+                const NFT_DYNSET_OP_UPDATE: u32 = 1;
+                a.text(1, map);
+                a.u32_be(3, NFT_DYNSET_OP_UPDATE);
                 a.u32_be(4, key.number());
-                if let Some(value) = value {
-                    a.u32_be(5, value.number());
-                }
-                if let Some(timeout) = timeout {
-                    a.u64_be(6, u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-                }
+                a.u32_be(5, value.number());
+                a.u64_be(6, u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
             }),
             Self::IsLocal(end, register) => {
                 named(attributes, "fib", |a| {
                     const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
                     a.u32_be(1, register.number());
                     a.u32_be(2, NFT_FIB_RESULT_ADDRTYPE);
-                    a.u32_be(3, match end {
-                        End::Source => 1,
-                        End::Destination => 2,
-                    });
+                    a.u32_be(
+                        3,
+                        match end {
+                            End::Source => 1,
+                            End::Destination => 2,
+                        },
+                    );
                 });
                 const RTN_LOCAL: u32 = 2;
                 compare(attributes, *register, 0, &RTN_LOCAL.to_ne_bytes());

@@ -2,8 +2,8 @@
 //! It stays in the network namespace in which it was opened, whatever thread
 //! uses it later.
 
-use super::message::{self, ACK, DUMP, HEADER, Messages, Received};
 use super::NetlinkError;
+use super::message::{self, ACK, DUMP, HEADER, Messages, Received};
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 use std::io;
@@ -62,15 +62,13 @@ impl Socket {
                 Protocol::Route => None,
                 Protocol::Netfilter => Some(netlink::NETFILTER),
             };
-            let fd =
-                rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, kernel)?;
+            let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, kernel)?;
             rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0))?;
             sockopt::set_socket_recv_buffer_size_force(&fd, RECEIVE_QUEUE)?;
             sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(ANSWER_TIMEOUT))?;
             Ok(fd)
         };
-        let fd = open()
-            .map_err(|source| NetlinkError::Open { protocol: protocol.name(), source: source.into() })?;
+        let fd = open().map_err(|source| NetlinkError::Open { protocol: protocol.name(), source: source.into() })?;
         extended_acknowledgements(&fd);
         Ok(Self { fd, sequence: 1, buffer: vec![0; DATAGRAM] })
     }
@@ -228,25 +226,30 @@ impl AsFd for Socket {
 
 /// Asks for the kernel's words with every refusal; does without if it has none.
 fn extended_acknowledgements(fd: &OwnedFd) {
-    use std::os::fd::AsRawFd;
     const SOL_NETLINK: libc::c_int = 270;
-    const NETLINK_EXT_ACK: libc::c_int = 11;
     const NETLINK_CAP_ACK: libc::c_int = 10;
-    let one: libc::c_int = 1;
+    const NETLINK_EXT_ACK: libc::c_int = 11;
     for option in [NETLINK_EXT_ACK, NETLINK_CAP_ACK] {
-        // SAFETY: the descriptor is open and the option value is a live c_int
-        // of exactly the length passed.
-        #[expect(unsafe_code, reason = "rustix has no netlink socket options")]
-        let _refused = unsafe {
-            libc::setsockopt(
-                fd.as_raw_fd(),
-                SOL_NETLINK,
-                option,
-                std::ptr::from_ref(&one).cast(),
-                libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4),
-            )
-        };
+        if let Err(error) = set_option(fd.as_fd(), SOL_NETLINK, option, 1) {
+            tracing::debug!(err = %error, option, "netlink option not available");
+        }
     }
+}
+
+/// Sets a socket option that is a number, where rustix has no function for it.
+pub(crate) fn set_option(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);
+    // SAFETY: the descriptor is open for as long as it is borrowed, and the
+    // option value is a live c_int of exactly the length passed.
+    #[expect(unsafe_code, reason = "setsockopt has no safe form for these options")]
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, std::ptr::from_ref(&value).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The refusal in an `NLMSG_ERROR`, or `None` if it is an acknowledgement.

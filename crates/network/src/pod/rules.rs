@@ -3,12 +3,10 @@
 //! table of their own.
 
 use super::{PodNetworkConfig, PodNetworkError};
-use crate::cidr::Cidr;
-use crate::netlink::expression::{
-    Base, Conntrack, Data, End, Expression, Meta, Register, STATUS_DESTINATION_NAT, Verdict,
-};
+use crate::netlink::expression::{Data, End, Expression, Meta, Register, Verdict};
 use crate::netlink::nftables::{self, Batch, Chain, Family, Hook, HookedAt, RuleSet, Set, SetKind, types};
 use crate::netlink::{NetlinkError, Socket};
+use crate::rule::{destination, destination_port, in_range, loopback, outside_range, source, was_redirected};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -187,47 +185,6 @@ const C: Register = Register(2);
 const TARGET_ADDRESS: Register = Register(4);
 const TARGET_PORT: Register = Register(5);
 
-/// Loads the packet's source address.
-pub(crate) fn source(register: Register) -> Expression {
-    Expression::Payload(Base::Network, 12, 4, register)
-}
-
-/// Loads the packet's destination address.
-pub(crate) fn destination(register: Register) -> Expression {
-    Expression::Payload(Base::Network, 16, 4, register)
-}
-
-/// Loads the packet's destination port.
-pub(crate) fn destination_port(register: Register) -> Expression {
-    Expression::Payload(Base::Transport, 2, 2, register)
-}
-
-/// Goes on only if the loaded address lies in the range.
-pub(crate) fn in_range(register: Register, range: &Cidr) -> [Expression; 2] {
-    let octets = crate::netlink::route::octets(range.address());
-    [Expression::Bits(register, range.mask(), vec![0; octets.len()]), Expression::Equal(register, octets)]
-}
-
-/// Goes on only if the loaded address lies outside the range.
-pub(crate) fn outside_range(register: Register, range: &Cidr) -> [Expression; 2] {
-    let octets = crate::netlink::route::octets(range.address());
-    [Expression::Bits(register, range.mask(), vec![0; octets.len()]), Expression::NotEqual(register, octets)]
-}
-
-/// Goes on only if the connection's destination was rewritten.
-pub(crate) fn was_redirected(register: Register) -> [Expression; 3] {
-    let bit = STATUS_DESTINATION_NAT.to_ne_bytes().to_vec();
-    [
-        Expression::Conntrack(Conntrack::Status, register),
-        Expression::Bits(register, bit, vec![0; 4]),
-        Expression::NotEqual(register, vec![0; 4]),
-    ]
-}
-
-fn loopback_range() -> Cidr {
-    Cidr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8).expect("8 is below 32")
-}
-
 fn base(kind: &'static str, hook: Hook, priority: i32, rules: Vec<Vec<Expression>>) -> Chain {
     Chain { hooked: Some(HookedAt { kind, hook, priority }), rules }
 }
@@ -275,7 +232,7 @@ fn plan(config: &PodNetworkConfig) -> RuleSet {
     hairpin.extend([source(A), destination(B), Expression::In(HAIRPINS.into(), A), Expression::Masquerade]);
     let mut from_loopback = was_redirected(A).to_vec();
     from_loopback.push(source(A));
-    from_loopback.extend(in_range(A, &loopback_range()));
+    from_loopback.extend(in_range(A, &loopback()));
     from_loopback.push(Expression::Masquerade);
     let mut leaving = vec![source(A)];
     leaving.extend(in_range(A, &config.pod_cidr));
@@ -290,7 +247,7 @@ fn plan(config: &PodNetworkConfig) -> RuleSet {
         Expression::NotEqual(A, LOOPBACK_INDEX.to_ne_bytes().to_vec()),
         destination(A),
     ];
-    guard.extend(in_range(A, &loopback_range()));
+    guard.extend(in_range(A, &loopback()));
     guard.push(Expression::Verdict(Verdict::Drop));
 
     let chains = [

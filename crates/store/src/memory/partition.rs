@@ -30,10 +30,7 @@ impl Commit {
         self.events
             .iter()
             .map(|event| {
-                let superseded = event
-                    .previous
-                    .as_ref()
-                    .map_or(0, |e| e.key.len() + e.value.len());
+                let superseded = event.previous.as_ref().map_or(0, |e| e.key.len() + e.value.len());
                 EVENT_OVERHEAD_BYTES + superseded
             })
             .sum()
@@ -51,16 +48,12 @@ struct State {
 impl State {
     /// The commits above `revision`.
     fn since(&self, revision: Revision) -> impl Iterator<Item = &Commit> {
-        let first = self
-            .ring
-            .partition_point(|commit| commit.revision <= revision);
+        let first = self.ring.partition_point(|commit| commit.revision <= revision);
         self.ring.range(first..)
     }
 
     fn settled_at(&self, revision: Revision) -> bool {
-        self.ring
-            .back()
-            .is_none_or(|last| last.revision <= revision)
+        self.ring.back().is_none_or(|last| last.revision <= revision)
     }
 }
 
@@ -85,17 +78,11 @@ pub(super) struct Partition {
 
 impl Partition {
     pub(super) fn load(name: Arc<str>, entries: Vec<Arc<Entry>>) -> Self {
-        let entries = entries
-            .into_iter()
-            .map(|entry| (Arc::clone(&entry.key), entry))
-            .collect();
+        let entries = entries.into_iter().map(|entry| (Arc::clone(&entry.key), entry)).collect();
         Self {
             name,
             changed: Notify::new(),
-            state: RwLock::new(State {
-                entries,
-                ..State::default()
-            }),
+            state: RwLock::new(State { entries, ..State::default() }),
             history: AtomicUsize::new(0),
         }
     }
@@ -133,10 +120,7 @@ impl Partition {
         if at < state.floor {
             return None;
         }
-        let undone = state
-            .since(at)
-            .flat_map(|commit| commit.events.iter())
-            .find(|event| *event.entry.key == *key);
+        let undone = state.since(at).flat_map(|commit| commit.events.iter()).find(|event| *event.entry.key == *key);
         Some(match undone {
             Some(event) => event.previous.clone(),
             None => state.entries.get(key).cloned(),
@@ -145,21 +129,13 @@ impl Partition {
 
     /// Appends up to `limit` entries of the range as of `at` and returns how
     /// many more there are; `None` if `at` is no longer held.
-    pub(super) fn range(
-        &self,
-        range: &Range,
-        at: Revision,
-        limit: usize,
-        out: &mut Vec<Arc<Entry>>,
-    ) -> Option<usize> {
+    pub(super) fn range(&self, range: &Range, at: Revision, limit: usize, out: &mut Vec<Arc<Entry>>) -> Option<usize> {
         let state = self.read();
         if at < state.floor {
             return None;
         }
         let start = match &range.after {
-            Some(after) if after.as_str() >= range.prefix.as_str() => {
-                Bound::Excluded(after.as_str())
-            }
+            Some(after) if after.as_str() >= range.prefix.as_str() => Bound::Excluded(after.as_str()),
             _ => Bound::Included(range.prefix.as_str()),
         };
         let live = state
@@ -172,21 +148,13 @@ impl Partition {
         // The first event after `at` says what each key was at `at`.
         let mut undone: HashMap<&str, Option<&Arc<Entry>>> = HashMap::new();
         for event in state.since(at).flat_map(|commit| commit.events.iter()) {
-            undone
-                .entry(&event.entry.key)
-                .or_insert(event.previous.as_ref());
+            undone.entry(&event.entry.key).or_insert(event.previous.as_ref());
         }
-        let mut then: Vec<&Arc<Entry>> = live
-            .filter(|(key, _)| !undone.contains_key(&***key))
-            .map(|(_, entry)| entry)
-            .collect();
-        let in_range = |key: &str| {
-            key.starts_with(&range.prefix) && range.after.as_deref().is_none_or(|after| key > after)
-        };
-        let restored = undone
-            .iter()
-            .filter(|(key, _)| in_range(key))
-            .filter_map(|(_, entry)| *entry);
+        let mut then: Vec<&Arc<Entry>> =
+            live.filter(|(key, _)| !undone.contains_key(&***key)).map(|(_, entry)| entry).collect();
+        let in_range =
+            |key: &str| key.starts_with(&range.prefix) && range.after.as_deref().is_none_or(|after| key > after);
+        let restored = undone.iter().filter(|(key, _)| in_range(key)).filter_map(|(_, entry)| *entry);
         then.extend(restored);
         then.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Some(take(then.into_iter(), limit, out))
@@ -201,24 +169,15 @@ impl Partition {
             if cursor < state.floor {
                 return Found::Lagged;
             }
-            let mut commits = state
-                .since(cursor)
-                .take_while(|commit| commit.revision <= until);
+            let mut commits = state.since(cursor).take_while(|commit| commit.revision <= until);
             for commit in commits.by_ref().take(SCAN_COMMITS) {
                 cursor = commit.revision;
-                let matching = commit
-                    .events
-                    .iter()
-                    .filter(|event| event.entry.key.starts_with(prefix))
-                    .count();
+                let matching = commit.events.iter().filter(|event| event.entry.key.starts_with(prefix)).count();
                 if matching == commit.events.len() {
                     return Found::Commit(commit.revision, Arc::clone(&commit.events));
                 }
                 if matching > 0 {
-                    let events = commit
-                        .events
-                        .iter()
-                        .filter(|event| event.entry.key.starts_with(prefix));
+                    let events = commit.events.iter().filter(|event| event.entry.key.starts_with(prefix));
                     return Found::Commit(commit.revision, events.cloned().collect());
                 }
             }
@@ -231,10 +190,7 @@ impl Partition {
     /// Applies commits, in order.
     pub(super) fn apply(&self, commits: Vec<Commit>) {
         let mut state = self.write();
-        self.history.fetch_add(
-            commits.iter().map(Commit::history_bytes).sum(),
-            Ordering::Relaxed,
-        );
+        self.history.fetch_add(commits.iter().map(Commit::history_bytes).sum(), Ordering::Relaxed);
         for commit in commits {
             for event in commit.events.iter() {
                 if event.deleted {
@@ -244,9 +200,7 @@ impl Partition {
                     match state.entries.get_mut(&event.entry.key) {
                         Some(slot) => *slot = Arc::clone(&event.entry),
                         None => {
-                            state
-                                .entries
-                                .insert(Arc::clone(&event.entry.key), Arc::clone(&event.entry));
+                            state.entries.insert(Arc::clone(&event.entry.key), Arc::clone(&event.entry));
                         }
                     }
                 }
@@ -258,9 +212,7 @@ impl Partition {
     /// Drops commits up to and including `revision`; returns the bytes freed.
     pub(super) fn forget(&self, revision: Revision) -> usize {
         let state = self.write();
-        let count = state
-            .ring
-            .partition_point(|commit| commit.revision <= revision);
+        let count = state.ring.partition_point(|commit| commit.revision <= revision);
         self.unlink(state, count)
     }
 
@@ -293,11 +245,7 @@ impl Partition {
     }
 }
 
-fn take<'a>(
-    mut entries: impl Iterator<Item = &'a Arc<Entry>>,
-    limit: usize,
-    out: &mut Vec<Arc<Entry>>,
-) -> usize {
+fn take<'a>(mut entries: impl Iterator<Item = &'a Arc<Entry>>, limit: usize, out: &mut Vec<Arc<Entry>>) -> usize {
     out.extend(entries.by_ref().take(limit).cloned());
     entries.count()
 }

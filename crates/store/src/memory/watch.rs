@@ -22,19 +22,8 @@ pub struct ImageWatch {
 }
 
 impl ImageWatch {
-    pub(super) fn new(
-        image: Arc<Image>,
-        single: Option<Arc<Partition>>,
-        prefix: &str,
-        from: Revision,
-    ) -> Self {
-        Self {
-            image,
-            single,
-            prefix: Box::from(prefix),
-            cursor: AtomicU64::new(from.0),
-            lagged: false,
-        }
+    pub(super) fn new(image: Arc<Image>, single: Option<Arc<Partition>>, prefix: &str, from: Revision) -> Self {
+        Self { image, single, prefix: Box::from(prefix), cursor: AtomicU64::new(from.0), lagged: false }
     }
 
     fn cursor(&self) -> Revision {
