@@ -4,11 +4,14 @@
 mod arguments;
 mod demo;
 mod demo_app;
+mod image;
 mod instance;
 mod logging;
+mod networks;
 mod parts;
 mod pki;
 mod progress;
+mod reset;
 mod status;
 mod transport;
 mod up;
@@ -58,8 +61,12 @@ async fn run(command: Command) -> ExitCode {
         Command::Up(up) => outcome(up::run(&up).await),
         Command::Scheduler(part) => outcome(parts::scheduler(&part).await),
         Command::Controllers(part) => outcome(parts::controllers(&part).await),
+        Command::Image(image) => outcome(image::run(&image).await),
+        Command::Reset(reset) => outcome(reset::run(&reset).await),
         Command::Status(status) => status::print(&status).await,
-        _ => ExitCode::from(2),
+        Command::Shim { .. } | Command::DemoApp { .. } | Command::Completion { .. } | Command::Version(_) => {
+            unreachable!("answered before the runtime was built")
+        }
     }
 }
 

@@ -8,17 +8,16 @@ use std::sync::Arc;
 
 use containers::runtime::{Protocol, SandboxConfig, SandboxId, SandboxNetwork};
 use dns::{Dns, DnsConfig};
-use network::activity::{Activity, ActivityConfig};
-use network::cidr::Cidr;
-use network::pod::{HostPort, PodNetwork, PodNetworkConfig, TransportProtocol};
-use network::service::{ServiceLoadBalancers, ServiceProxy, ServiceProxyConfig};
+use network::activity::Activity;
+use network::pod::{HostPort, PodNetwork, TransportProtocol};
+use network::service::{ServiceLoadBalancers, ServiceProxy};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::super::{Parts, UpError};
 use super::Context;
 use crate::arguments;
-use crate::instance::Instance;
+use crate::networks::Networks;
 
 /// Where DNS is served.
 const DNS_PORT: u16 = 53;
@@ -84,14 +83,15 @@ pub(super) async fn start(
     shutdown: &CancellationToken,
     parts: &mut Parts,
 ) -> Result<(), UpError> {
-    let ranges = Ranges::new(node.arguments, range)?;
-    let network = PodNetwork::open(pod_network(node.instance, &ranges)).map_err(UpError::start("the pod network"))?;
+    let networks = networks(node.arguments, range)?;
+    networks.write(node.instance).map_err(UpError::start("the pod network"))?;
+    let network = PodNetwork::open(networks.pod_network(node.instance)).map_err(UpError::start("the pod network"))?;
     for obstacle in network.forwarding_obstacles().map_err(UpError::start("the pod network"))? {
         tracing::warn!(obstacle, "rules that are not ours keep pods from reaching each other or the outside");
     }
     let gateway = network.gateway();
     deferred.open(network);
-    let proxy = ServiceProxy::new(node.control.part("system:kube-proxy"), service_proxy(node.instance, node.name, &ranges));
+    let proxy = ServiceProxy::new(node.control.part("system:kube-proxy"), networks.service_proxy(node.instance, node.name));
     let proxy = proxy.map_err(UpError::start("Services"))?;
     let balancers = ServiceLoadBalancers::new(node.control.admin());
     let (first, second) = (shutdown.clone(), shutdown.clone());
@@ -131,36 +131,13 @@ async fn start_dns(
 
 /// Opens the kernel's view of pod traffic and lets pods fall asleep.
 pub(super) fn watch_traffic(node: &Context<'_>, range: &str, sleep: &kubelet::sleep::Sleep) -> Result<(), UpError> {
-    let ranges = Ranges::new(node.arguments, range)?;
-    let config = ActivityConfig { table: format!("{}-activity", node.instance.table), ..ActivityConfig::new(ranges.pods) };
+    let config = networks(node.arguments, range)?.activity(node.instance);
     let activity = Activity::open(config, sleep.on_wake()).map_err(UpError::start("the view of pod traffic"))?;
     sleep.enable(Arc::new(activity));
     Ok(())
 }
 
-/// The address ranges of a node.
-struct Ranges {
-    pods: Cidr,
-    cluster: Cidr,
-    services: Cidr,
-}
-
-impl Ranges {
-    fn new(arguments: &arguments::Up, pods: &str) -> Result<Self, UpError> {
-        let parse = |text: &str| text.parse::<Cidr>().map_err(UpError::start("the pod network"));
-        Ok(Self { pods: parse(pods)?, cluster: parse(&arguments.cluster_cidr)?, services: parse(&arguments.service_cidr)? })
-    }
-}
-
-fn pod_network(instance: &Instance, ranges: &Ranges) -> PodNetworkConfig {
-    PodNetworkConfig {
-        interface: instance.bridge.clone(),
-        table: format!("{}-pods", instance.table),
-        service_cidr: Some(ranges.services),
-        ..PodNetworkConfig::new(ranges.pods, ranges.cluster)
-    }
-}
-
-fn service_proxy(instance: &Instance, node: &str, ranges: &Ranges) -> ServiceProxyConfig {
-    ServiceProxyConfig { table: instance.table.clone(), ..ServiceProxyConfig::new(node, ranges.pods, ranges.cluster) }
+fn networks(arguments: &arguments::Up, pods: &str) -> Result<Networks, UpError> {
+    let networks = Networks::parse(pods, &arguments.cluster_cidr, &arguments.service_cidr);
+    networks.ok_or_else(|| UpError::start("the pod network")(format!("{pods} is not a range of addresses")))
 }
