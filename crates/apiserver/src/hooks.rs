@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use store::Range;
 
 use crate::allocate::{Refused, Slots};
+use crate::custom;
 use crate::field::{Errors, Path};
 use crate::kinds::service;
 use crate::object::{self, Meta, as_map, map_mut};
@@ -146,17 +147,27 @@ impl Hooks {
     }
 
     /// After a new object was committed.
-    pub(crate) fn created(&self, _collection: &Collection, _object: &Value) {}
+    pub(crate) fn created(&self, core: &Core, collection: &Collection, object: &Value) {
+        if custom::is_definition(collection) {
+            custom::defined(core, object);
+        }
+    }
 
     /// After a changed object was committed.
-    pub(crate) fn updated(&self, collection: &Collection, new: &Value, old: &Value) {
+    pub(crate) fn updated(&self, core: &Core, collection: &Collection, new: &Value, old: &Value) {
+        if custom::is_definition(collection) {
+            custom::defined(core, new);
+        }
         if is_service(collection) {
             self.pools.release(old, Some(new));
         }
     }
 
     /// After an object is gone.
-    pub(crate) fn deleted(&self, collection: &Collection, object: &Value) {
+    pub(crate) fn deleted(&self, core: &Core, collection: &Collection, object: &Value) {
+        if custom::is_definition(collection) {
+            custom::undefined(core, object);
+        }
         if is_service(collection) {
             self.pools.release(object, None);
         }

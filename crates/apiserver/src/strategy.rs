@@ -157,8 +157,8 @@ pub(crate) trait Strategy: Send + Sync + 'static {
 
     /// Fields that field selectors may name, beside `metadata.name` and
     /// `metadata.namespace`.
-    fn selectable(&self) -> &'static [&'static str] {
-        &[]
+    fn selectable(&self) -> Vec<&str> {
+        vec![]
     }
 
     /// The refusal of another field in a selector.
@@ -195,6 +195,16 @@ pub(crate) trait Strategy: Send + Sync + 'static {
     /// The cells of a row, one per column. `now` in seconds since the epoch.
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
         crate::table::name_and_age_cells(object, now)
+    }
+
+    /// Columns in a served version; only custom kinds differ by version.
+    fn columns_in(&self, _version: &str) -> Vec<Column> {
+        self.columns()
+    }
+
+    /// Cells in a served version.
+    fn cells_in(&self, _version: &str, object: &Value, now: i64) -> Vec<Value> {
+        self.cells(object, now)
     }
 }
 

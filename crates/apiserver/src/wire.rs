@@ -122,8 +122,7 @@ pub(crate) fn definition(name: &str) -> Result<&'static Schema, Status> {
 pub(crate) fn decode_options(call: &Call, bytes: &Bytes) -> Result<Value, Status> {
     let encoding = body_encoding(call)?;
     let schema = definition("meta.v1.DeleteOptions")?;
-    let unrecognized =
-        |error: DecodeError| Status::bad_request(codec::unrecognized_message(&error, "DeleteOptions", bytes));
+    let unrecognized = |error: DecodeError| Status::bad_request(error.to_string());
     let document = codec::document(bytes, encoding).map_err(unrecognized)?;
     let found = document.type_meta().map_err(unrecognized)?;
     if !found.kind.is_empty() && found.kind != "DeleteOptions" {
@@ -274,7 +273,11 @@ fn refused_patch(call: &Call, patch: &Value, why: &str) -> Status {
         other => other.to_string(),
     };
     errors.invalid_text(&crate::field::Path::new("patch"), &shown, why);
-    Status::invalid("", "", "", errors.into_causes()).about(&call.resource.collection.group_resource, &call.info.name)
+    let _ = call;
+    let causes = errors.into_causes();
+    let mut status = Status::invalid("", "", "", causes);
+    status.details = Some(api::status::StatusDetails::default());
+    status
 }
 
 fn label(next: &mut Value, from: &Value) {

@@ -303,8 +303,8 @@ impl Strategy for Simple {
         self.0.reset
     }
 
-    fn selectable(&self) -> &'static [&'static str] {
-        self.0.selectable
+    fn selectable(&self) -> Vec<&str> {
+        self.0.selectable.to_vec()
     }
 
     fn selectable_value(&self, object: &Value, field: &str) -> String {

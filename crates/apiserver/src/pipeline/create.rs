@@ -116,7 +116,10 @@ pub(crate) async fn create_as(
         match write::put(core, collection, key, &mut object, Precondition::Absent).await {
             Ok(entry) => {
                 reservation.keep();
-                core.hooks.created(collection, &object);
+                core.hooks.created(core, collection, &object);
+                if crate::custom::is_definition(collection) {
+                    crate::custom::establish(core, &object, creation.stamp).await?;
+                }
                 return Ok((Stored { object, entry: Some(entry) }, warnings));
             }
             Err(Refused::Conflict) if attempt < attempts => {}

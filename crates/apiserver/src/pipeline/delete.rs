@@ -252,7 +252,7 @@ async fn carry_out(
             }
             match write::put(core, collection, key, &mut next, when).await {
                 Ok(entry) => {
-                    core.hooks.updated(collection, &next, &current.object);
+                    core.hooks.updated(core, collection, &next, &current.object);
                     Ok(Some(Deleted::Object(Stored { object: next, entry: Some(entry) }, false)))
                 }
                 Err(Refused::Conflict) => Ok(None),
@@ -264,8 +264,11 @@ async fn carry_out(
             if !options.dry_run {
                 match write::remove(core, key, when).await {
                     Ok(removed) => {
+                        if crate::custom::is_definition(collection) {
+                            crate::custom::delete_instances(core, &current.object).await?;
+                        }
                         revision = removed.map_or(revision, |(_, revision)| revision);
-                        core.hooks.deleted(collection, &current.object);
+                        core.hooks.deleted(core, collection, &current.object);
                     }
                     Err(Refused::Conflict) => return Ok(None),
                     Err(Refused::Failed(status)) => return Err(status),

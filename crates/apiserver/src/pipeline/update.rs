@@ -126,7 +126,7 @@ async fn attempt_once(
     if old.deleting() && finished(&new, target.part) {
         if !options.dry_run {
             match write::remove(core, key, when).await {
-                Ok(_) => core.hooks.deleted(collection, &new),
+                Ok(_) => core.hooks.deleted(core, collection, &new),
                 Err(refused) => return lost(refused, unconditional, call, target.name),
             }
         }
@@ -149,7 +149,7 @@ async fn attempt_once(
     match write::put(core, collection, key, &mut new, when).await {
         Ok(entry) => {
             reservation.keep();
-            core.hooks.updated(collection, &new, &old);
+            core.hooks.updated(core, collection, &new, &old);
             call.warn(warnings);
             Ok(Attempt::Done(Stored { object: new, entry: Some(entry) }))
         }
