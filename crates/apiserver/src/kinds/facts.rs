@@ -121,9 +121,12 @@ impl Facts {
             ("apps", "statefulsets") => {
                 Self { default: workloads::stateful_set, columns: workloads::STATEFUL_COLUMNS, ..GENERATION }
             }
-            ("apps", "daemonsets") => {
-                Self { default: workloads::daemon_set, columns: workloads::DAEMON_COLUMNS, ..GENERATION }
-            }
+            ("apps", "daemonsets") => Self {
+                default: workloads::daemon_set,
+                create: workloads::new_daemon_set,
+                columns: workloads::DAEMON_COLUMNS,
+                ..GENERATION
+            },
             ("batch", "jobs") => Self {
                 default: batch::job,
                 create: batch::new_job,
@@ -209,6 +212,7 @@ impl Facts {
             ("resource.k8s.io", "deviceclasses") => Self { returns_deleted: true, ..GENERATION },
             ("certificates.k8s.io", "certificatesigningrequests") => Self {
                 create: config::signing_request,
+                update: config::changed_request,
                 selectable: &["spec.signerName"],
                 columns: config::SIGNING_COLUMNS,
                 reset: &["spec", "status"],

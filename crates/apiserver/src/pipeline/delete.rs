@@ -259,8 +259,17 @@ async fn carry_out(
                 Err(Refused::Failed(status)) => Err(status),
             }
         }
-        Plan::Remove(last) => {
+        Plan::Remove(mut last) => {
             let mut revision = current.entry.modified;
+            let mut when = when;
+            if !options.dry_run && last != current.object {
+                // Watchers see that the object is going before they see it gone.
+                match write::put(core, collection, std::sync::Arc::clone(&key), &mut last, when).await {
+                    Ok(entry) => when = Precondition::ModifiedAt(entry.modified),
+                    Err(Refused::Conflict) => return Ok(None),
+                    Err(Refused::Failed(status)) => return Err(status),
+                }
+            }
             if !options.dry_run {
                 match write::remove(core, key, when).await {
                     Ok(removed) => {

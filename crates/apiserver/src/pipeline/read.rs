@@ -89,7 +89,7 @@ pub(crate) async fn get(core: &Core, call: &Call, name: &str) -> Result<Item, St
     let namespace = if collection.namespaced { call.info.namespace.as_str() } else { "" };
     let asked = call.query.get("resourceVersion").unwrap_or_default();
     if !asked.is_empty() && asked != "0" {
-        let asked = options::revision(asked).map_err(|cause| super::update::invalid(call, "", cause))?;
+        let asked = options::revision(asked).map_err(|cause| Status::untyped(cause.line()))?;
         let current = core.store.current().await.map_err(|error| write::read_failed(&error))?;
         if asked > current.0 {
             return Err(write::future(asked, current));
@@ -132,8 +132,8 @@ pub(crate) async fn list(core: &Core, call: &Call, filter: &Filter, options: &Li
     let mut after = None;
     let mut at = None;
     if options.continue_token.is_empty() {
-        let asked =
-            options::revision(&options.resource_version).map_err(|cause| super::update::invalid(call, "", cause))?;
+        let asked = options::revision(&options.resource_version)
+            .map_err(|cause| Status::bad_request(format!("invalid resource version: {}", cause.line())))?;
         if asked > 0 {
             let current = core.store.current().await.map_err(|error| write::read_failed(&error))?;
             if asked > current.0 {
@@ -257,7 +257,7 @@ fn encode_token(prefix: &str, last: &str, revision: Revision) -> String {
 }
 
 fn decode_token(text: &str) -> Result<Token, Status> {
-    let invalid = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
+    let invalid = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
     let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|error| invalid(&error.to_string()))?;
     let mut token: Token = serde_json::from_slice(&bytes).map_err(|error| invalid(&error.to_string()))?;
     if token.v != "meta.k8s.io/v1" {

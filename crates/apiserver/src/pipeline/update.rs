@@ -1,7 +1,7 @@
 //! Changes of an existing object, whatever asks for them: PUT, patches, and the
 //! subresources that write a part. One loop with optimistic concurrency.
 
-use api::status::{Status, StatusCause};
+use api::status::Status;
 use serde_json::Value;
 use store::Precondition;
 
@@ -177,7 +177,8 @@ fn check_identity(call: &Call, name: &str, new: &mut Value, old: &Value) -> Resu
         return Err(Status::bad_request(message));
     }
     super::create::match_namespace(collection, &call.info.namespace, new)?;
-    if !new.uid().is_empty() && new.uid() != old.uid() {
+    // A patch that changes the uid breaks a rule; a PUT means another object.
+    if call.info.verb != "patch" && !new.uid().is_empty() && new.uid() != old.uid() {
         return Err(uid_mismatch(call, name, new.uid(), old.uid()));
     }
     let asked = new.resource_version().to_owned();
@@ -308,10 +309,4 @@ impl Change for Replace {
     fn creates(&self) -> bool {
         self.creates
     }
-}
-
-/// One cause as a whole refusal of an object.
-pub(crate) fn invalid(call: &Call, name: &str, cause: StatusCause) -> Status {
-    let collection = &*call.resource.collection;
-    Status::invalid(&collection.group_resource.group, &collection.kind, name, vec![cause])
 }

@@ -163,15 +163,15 @@ impl Sleeper {
             Ok(_) => Ok(false),
             Err(err) => Err(api::error::Chain(&err).to_string()),
         };
-        let now = Instant::now();
-        let mut machine = lock(&self.machine);
-        let frozen = matches!(result, Ok(true));
-        let next = if frozen { machine.frozen(now) } else { machine.not_frozen(now) };
-        if next == Next::Thaw {
-            self.thaw();
-        }
-        let asleep = machine.is_frozen();
-        drop(machine);
+        let asleep = {
+            let now = Instant::now();
+            let mut machine = lock(&self.machine);
+            let next = if matches!(result, Ok(true)) { machine.frozen(now) } else { machine.not_frozen(now) };
+            if next == Next::Thaw {
+                self.thaw();
+            }
+            machine.is_frozen()
+        };
         if asleep {
             sleep.metrics().slept();
             (self.on_change)(true);
