@@ -121,6 +121,9 @@ fn find(core: &Core, info: &RequestInfo, method: &Method) -> Result<Arc<crate::r
     if collection.namespaced && info.namespace.is_empty() && !info.name.is_empty() {
         return Err(Status::no_such_resource());
     }
+    if collection.prefix.is_empty() && !info.name.is_empty() && !resource.allows("", "get") {
+        return Err(Status::no_such_resource());
+    }
     if !info.subresource.is_empty() && !resource.subresources.contains_key(&info.subresource) {
         return Err(Status::no_such_resource());
     }

@@ -16,6 +16,7 @@ mod namespace;
 mod networking;
 mod node;
 mod pod;
+mod rbac;
 pub(crate) mod service;
 mod storage;
 mod workloads;
@@ -32,6 +33,7 @@ pub(crate) fn strategy(group: &'static str, plural: &'static str) -> Arc<dyn Str
         ("", "pods") => Arc::new(pod::Pod),
         ("", "services") => Arc::new(service::Service),
         ("", "events") | ("events.k8s.io", "events") => Arc::new(events::Event),
+        ("rbac.authorization.k8s.io", plural) => Arc::new(rbac::Rbac::new(plural, Simple(facts))),
         _ => Arc::new(Simple(facts)),
     }
 }

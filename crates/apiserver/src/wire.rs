@@ -2,7 +2,7 @@
 //! field ownership. Which rules they follow is theirs; which one a request
 //! needs, and how a failure is told, is decided here.
 
-use api::schema::Schema;
+use api::schema::{Schema, Shape};
 use api::status::Status;
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -139,6 +139,49 @@ pub(crate) fn normalize(resource: &Resource, object: &mut Value) {
         && let Ok(decoded) = codec::conform(object, &schema)
     {
         *object = decoded.object;
+    }
+}
+
+/// Empty lists and maps of built-in kinds become null, as upstream's protobuf
+/// storage does to them; what has no schema stays as it is.
+pub(crate) fn forget_empty(resource: &Resource, object: &mut Value) {
+    let stored_as_json = matches!(resource.group(), "apiextensions.k8s.io" | "apiregistration.k8s.io");
+    if resource.custom || stored_as_json {
+        return;
+    }
+    if let Some(schema) = hub_schema(resource) {
+        forget(object, &schema);
+    }
+}
+
+fn forget(value: &mut Value, schema: &Schema) {
+    match (schema.shape(), &mut *value) {
+        (Shape::Struct(known), Value::Object(map)) => {
+            for field in &known.fields {
+                if let Some(value) = map.get_mut(field.name.as_ref()) {
+                    forget(value, &field.schema);
+                }
+            }
+        }
+        (Shape::Map(values), Value::Object(map)) => {
+            if map.is_empty() {
+                *value = Value::Null;
+                return;
+            }
+            for value in map.values_mut() {
+                forget(value, values);
+            }
+        }
+        (Shape::List(items), Value::Array(list)) => {
+            if list.is_empty() {
+                *value = Value::Null;
+                return;
+            }
+            for value in list {
+                forget(value, items);
+            }
+        }
+        _ => {}
     }
 }
 

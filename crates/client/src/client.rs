@@ -65,8 +65,7 @@ impl Client {
     /// A kind known at run time, metadata alone: reads and watches carry
     /// nothing else. Do not create or replace through it.
     pub fn metadata(&self, resource: &GroupVersionResource, namespace: Option<&str>) -> Api<PartialObjectMetadata> {
-        let accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
-        Api::new(self.clone(), dynamic_collection(resource, namespace), accept)
+        Api::new(self.clone(), dynamic_collection(resource, namespace), crate::api::METADATA)
     }
 
     /// The JSON at a path: discovery, `/version`, one object of any kind.

@@ -29,7 +29,8 @@ mod replicaset;
 mod rootca;
 mod serviceaccount;
 mod tainteviction;
+mod tokens;
 
 mod run;
 
-pub use run::{Controllers, ControllersConfig, Name};
+pub use run::{Controllers, ControllersConfig, Name, TokenSigner};

@@ -23,9 +23,6 @@ pub(super) fn job(object: &mut Value) {
     default_text(spec, "completionMode", "NonIndexed");
     default(spec, "suspend", false);
     default(spec, "manualSelector", false);
-    if spec["manualSelector"] == false {
-        spec.remove("manualSelector");
-    }
     let failing = spec.get("podFailurePolicy").is_some_and(Value::is_object);
     default_text(spec, "podReplacementPolicy", if failing { "Failed" } else { "TerminatingOrFailed" });
     failure_policy(spec);

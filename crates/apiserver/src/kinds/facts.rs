@@ -19,7 +19,11 @@ pub(super) struct Facts {
     default: fn(&mut Value),
     /// Sets fields at creation.
     create: fn(&mut Value, &Write<'_>),
-    generation: bool,
+    /// Sets fields at an update.
+    update: fn(&mut Value, &Value, &Write<'_>),
+    generation: Generation,
+    dependents: Dependents,
+    reset: &'static [&'static str],
     name: NameRule,
     create_on_update: bool,
     unconditional_update: bool,
@@ -35,7 +39,10 @@ const PLAIN: Facts = Facts {
     plural: "",
     default: |_| {},
     create: |_, _| {},
-    generation: false,
+    update: |_, _, _| {},
+    generation: Generation::None,
+    dependents: Dependents::Delete,
+    reset: &["status"],
     name: NameRule::Subdomain,
     create_on_update: false,
     unconditional_update: true,
@@ -46,7 +53,7 @@ const PLAIN: Facts = Facts {
 };
 
 const RBAC: Facts = Facts { name: NameRule::PathSegment, create_on_update: true, ..PLAIN };
-const GENERATION: Facts = Facts { generation: true, ..PLAIN };
+const GENERATION: Facts = Facts { generation: Generation::Spec, ..PLAIN };
 
 impl Facts {
     /// The facts of a resource.
@@ -65,7 +72,7 @@ impl Facts {
             ("", "limitranges") => Self { create_on_update: true, default: config::limit_range, ..PLAIN },
             ("", "podtemplates") => Self {
                 columns: config::TEMPLATE_COLUMNS,
-                generation: true,
+                generation: Generation::Spec,
                 returns_deleted: true,
                 default: |object| pod::defaults::template(template(object)),
                 ..PLAIN
@@ -80,6 +87,7 @@ impl Facts {
             ("", "persistentvolumes") => Self {
                 default: storage::volume,
                 create: storage::new_volume,
+                update: storage::changed_volume,
                 returns_deleted: true,
                 columns: storage::VOLUME_COLUMNS,
                 ..PLAIN
@@ -93,13 +101,17 @@ impl Facts {
             },
             ("", "replicationcontrollers") => Self {
                 default: workloads::replication_controller,
+                dependents: Dependents::Orphan,
                 selectable: &["status.replicas"],
                 columns: workloads::REPLICA_COLUMNS,
                 ..GENERATION
             },
-            ("apps", "deployments") => {
-                Self { default: workloads::deployment, columns: workloads::DEPLOYMENT_COLUMNS, ..GENERATION }
-            }
+            ("apps", "deployments") => Self {
+                default: workloads::deployment,
+                columns: workloads::DEPLOYMENT_COLUMNS,
+                generation: Generation::SpecAndAnnotations,
+                ..PLAIN
+            },
             ("apps", "replicasets") => Self {
                 default: workloads::replica_set,
                 selectable: &["status.replicas"],
@@ -117,6 +129,7 @@ impl Facts {
                 create: batch::new_job,
                 selectable: &["status.successful"],
                 columns: batch::JOB_COLUMNS,
+                dependents: Dependents::Orphan,
                 ..GENERATION
             },
             ("batch", "cronjobs") => Self { default: batch::cron_job, columns: batch::CRON_COLUMNS, ..GENERATION },
@@ -132,18 +145,24 @@ impl Facts {
                 Self { default: networking::policy, columns: networking::POLICY_COLUMNS, ..GENERATION }
             }
             ("networking.k8s.io", "servicecidrs") => Self { status_writes_metadata: false, ..PLAIN },
-            ("discovery.k8s.io", "endpointslices") => {
-                Self { default: networking::endpoint_slice, columns: networking::SLICE_COLUMNS, ..GENERATION }
-            }
+            ("discovery.k8s.io", "endpointslices") => Self {
+                default: networking::endpoint_slice,
+                columns: networking::SLICE_COLUMNS,
+                generation: Generation::SpecAndLabels,
+                ..PLAIN
+            },
             ("coordination.k8s.io", "leases") => {
                 Self { create_on_update: true, unconditional_update: false, columns: config::LEASE_COLUMNS, ..PLAIN }
             }
             ("node.k8s.io", "runtimeclasses") => {
                 Self { create_on_update: true, unconditional_update: false, columns: config::RUNTIME_COLUMNS, ..PLAIN }
             }
-            ("scheduling.k8s.io", "priorityclasses") => {
-                Self { default: config::priority_class, columns: config::PRIORITY_COLUMNS, ..GENERATION }
-            }
+            ("scheduling.k8s.io", "priorityclasses") => Self {
+                default: config::priority_class,
+                columns: config::PRIORITY_COLUMNS,
+                generation: Generation::Fixed,
+                ..PLAIN
+            },
             ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
                 Self { default: config::binding, columns: config::BINDING_COLUMNS, ..RBAC }
             }
@@ -156,6 +175,7 @@ impl Facts {
                 unconditional_update: false,
                 returns_deleted: true,
                 columns: storage::DRIVER_COLUMNS,
+                generation: Generation::Changes,
                 ..PLAIN
             },
             ("storage.k8s.io", "csinodes") => Self { unconditional_update: false, returns_deleted: true, ..PLAIN },
@@ -191,12 +211,18 @@ impl Facts {
                 create: config::signing_request,
                 selectable: &["spec.signerName"],
                 columns: config::SIGNING_COLUMNS,
+                reset: &["spec", "status"],
                 ..PLAIN
             },
-            ("flowcontrol.apiserver.k8s.io", "flowschemas") => Self { default: config::flow_schema, ..GENERATION },
-            ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => {
-                Self { default: config::priority_level, columns: config::LEVEL_COLUMNS, ..GENERATION }
+            ("flowcontrol.apiserver.k8s.io", "flowschemas") => {
+                Self { default: config::flow_schema, status_writes_metadata: false, ..GENERATION }
             }
+            ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => Self {
+                default: config::priority_level,
+                columns: config::LEVEL_COLUMNS,
+                status_writes_metadata: false,
+                ..GENERATION
+            },
             ("admissionregistration.k8s.io", "validatingwebhookconfigurations" | "mutatingwebhookconfigurations") => {
                 Self {
                     default: admissionregistration::webhooks,
@@ -237,6 +263,7 @@ impl Strategy for Simple {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, write: &mut Write<'_>) {
+        (self.0.update)(new, old, write);
         if write.part == Part::Status && !self.0.status_writes_metadata {
             for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
                 object::set_meta(new, field, old.meta(field).clone());
@@ -245,7 +272,7 @@ impl Strategy for Simple {
     }
 
     fn generation(&self) -> Generation {
-        if self.0.generation { Generation::Spec } else { Generation::None }
+        self.0.generation
     }
 
     fn name_rule(&self) -> NameRule {
@@ -269,7 +296,11 @@ impl Strategy for Simple {
     }
 
     fn dependents(&self) -> Dependents {
-        Dependents::Delete
+        self.0.dependents
+    }
+
+    fn reset_on_main(&self) -> &'static [&'static str] {
+        self.0.reset
     }
 
     fn selectable(&self) -> &'static [&'static str] {

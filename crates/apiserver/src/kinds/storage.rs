@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::pod::defaults::old_volume;
 use crate::object::{self, Meta, as_map, default, default_text, map_mut};
-use crate::strategy::Write;
+use crate::strategy::{Part, Write};
 
 type Columns = &'static [(&'static str, &'static str, i32, fn(&Value) -> Value)];
 
@@ -23,6 +23,18 @@ pub(super) fn new_volume(object: &mut Value, write: &Write<'_>) {
     let status = json!({"phase": "Pending", "lastPhaseTransitionTime": write.now});
     as_map(object).insert("status".to_owned(), status);
     protect(object, "kubernetes.io/pv-protection");
+}
+
+/// A change of phase is dated.
+pub(super) fn changed_volume(new: &mut Value, old: &Value, write: &Write<'_>) {
+    let phase = |object: &Value| object::text(object, "status.phase").to_owned();
+    let dated = object::at(new, "status.lastPhaseTransitionTime").is_string();
+    let kept = object::at(old, "status.lastPhaseTransitionTime").clone();
+    if write.part == Part::Status && phase(new) != phase(old) && !dated {
+        map_mut(new, "status").insert("lastPhaseTransitionTime".to_owned(), write.now.into());
+    } else if write.part == Part::Status && !dated && !kept.is_null() {
+        map_mut(new, "status").insert("lastPhaseTransitionTime".to_owned(), kept);
+    }
 }
 
 pub(super) fn claim(object: &mut Value) {

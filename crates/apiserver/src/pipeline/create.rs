@@ -102,6 +102,9 @@ pub(crate) async fn create_as(
         let mut request = admission_request(core, &creation, &name);
         core.admission.validate(&mut request, &object).await?;
         warnings.append(&mut request.warnings);
+        if !creation.dry_run {
+            crate::wire::forget_empty(creation.resource, &mut object);
+        }
         let reservation = core.hooks.begin_create(collection, &mut object, creation.dry_run)?;
         let key = collection.key(creation.namespace, &name);
         if creation.dry_run {
@@ -197,7 +200,7 @@ fn prepare(collection: &Collection, creation: &Creation<'_>, object: &mut Value,
             object::as_map(object).remove(*field);
         }
     }
-    if strategy.generation() == Generation::Spec {
+    if !matches!(strategy.generation(), Generation::None | Generation::Changes) {
         object::set_meta(object, "generation", 1);
     }
     let mut facts = Write { user: creation.user, now: creation.stamp, part: Part::Main, warnings };

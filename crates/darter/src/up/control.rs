@@ -62,6 +62,7 @@ impl Control {
             cluster_domain: arguments.cluster_domain.clone(),
             issuer: format!("https://kubernetes.default.svc.{}", arguments.cluster_domain),
             advertise: (advertise, local.port()),
+            service_account_key: Some(authority.service_account_key()?),
             kubelet: Some(Arc::new(kubelet_client(&authority)?)),
             client_ca_pem: Some(authority.certificate_pem().to_owned()),
             ..Settings::default()
@@ -84,6 +85,11 @@ impl Control {
             service_cidr,
             advertise,
         })
+    }
+
+    /// A client in this process with a part's own rights.
+    pub(super) fn part(&self, user: &str) -> Client {
+        Client::new(InProcess::new(Arc::clone(&self.server), user, &["system:authenticated"]))
     }
 
     /// A client in this process with the administrator's rights, for what every

@@ -27,8 +27,6 @@ struct Context<'a> {
     instance: &'a Instance,
     control: &'a Control,
     name: &'a str,
-    /// With this node's rights.
-    client: &'a Client,
 }
 
 /// What a node needs of this process; checked before anything is made.
@@ -79,8 +77,8 @@ pub(super) async fn start(
         "the node agent"
     });
     let range = pod_cidr(&client, &name).await?;
-    let context = Context { arguments, instance, control, name: &name, client: &client };
-    network::start(&context, &range, &deferred, shutdown, parts)?;
+    let context = Context { arguments, instance, control, name: &name };
+    network::start(&context, &range, &deferred, shutdown, parts).await?;
     network::watch_traffic(&context, &range, &sleep)?;
     ready(&client, &name).await?;
     Ok(name)

@@ -2,11 +2,12 @@
 //! the seam by which the runtime reaches the pod network.
 
 use std::error::Error;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
 use containers::runtime::{Protocol, SandboxConfig, SandboxId, SandboxNetwork};
+use dns::{Dns, DnsConfig};
 use network::activity::{Activity, ActivityConfig};
 use network::cidr::Cidr;
 use network::pod::{HostPort, PodNetwork, PodNetworkConfig, TransportProtocol};
@@ -18,6 +19,9 @@ use super::super::{Parts, UpError};
 use super::Context;
 use crate::arguments;
 use crate::instance::Instance;
+
+/// Where DNS is served.
+const DNS_PORT: u16 = 53;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -73,7 +77,7 @@ fn host_port(mapping: &containers::runtime::PortMapping) -> HostPort {
 }
 
 /// Opens the pod network over `range`, then starts Services and DNS.
-pub(super) fn start(
+pub(super) async fn start(
     node: &Context<'_>,
     range: &str,
     deferred: &DeferredNetwork,
@@ -85,8 +89,9 @@ pub(super) fn start(
     for obstacle in network.forwarding_obstacles().map_err(UpError::start("the pod network"))? {
         tracing::warn!(obstacle, "rules that are not ours keep pods from reaching each other or the outside");
     }
+    let gateway = network.gateway();
     deferred.open(network);
-    let proxy = ServiceProxy::new(node.client.clone(), service_proxy(node.instance, node.name, &ranges));
+    let proxy = ServiceProxy::new(node.control.part("system:kube-proxy"), service_proxy(node.instance, node.name, &ranges));
     let proxy = proxy.map_err(UpError::start("Services"))?;
     let balancers = ServiceLoadBalancers::new(node.control.admin());
     let (first, second) = (shutdown.clone(), shutdown.clone());
@@ -97,6 +102,29 @@ pub(super) fn start(
     parts.spawn(async move {
         balancers.run(second).await;
         "Services' outside addresses"
+    });
+    start_dns(node, gateway, shutdown, parts).await
+}
+
+/// DNS on the address that pods see the node by; the DNS Service leads there.
+async fn start_dns(
+    node: &Context<'_>,
+    gateway: IpAddr,
+    shutdown: &CancellationToken,
+    parts: &mut Parts,
+) -> Result<(), UpError> {
+    let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let config = DnsConfig {
+        domain: node.arguments.cluster_domain.clone(),
+        listen: vec![SocketAddr::new(gateway, DNS_PORT)],
+        resolvers: dns::resolvers(&resolv_conf),
+    };
+    let dns = Dns::bind(node.control.part("system:darter:dns"), config).await.map_err(UpError::start("DNS"))?;
+    super::super::addons::publish_dns(node.control, node.name, gateway).await?;
+    let token = shutdown.clone();
+    parts.spawn(async move {
+        dns.run(token).await;
+        "DNS"
     });
     Ok(())
 }
