@@ -118,7 +118,7 @@ fn find(core: &Core, info: &RequestInfo, method: &Method) -> Result<Arc<crate::r
     if info.verb == "proxy"
         || (!collection.namespaced
             && !info.namespace.is_empty()
-            && !(info.resource == "namespaces" && info.name == info.namespace))
+            && (info.resource != "namespaces" || info.name != info.namespace))
     {
         return Err(Status::no_such_resource());
     }

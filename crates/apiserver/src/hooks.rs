@@ -51,6 +51,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// Marks what a stored service holds; two that hold the same keep it.
+fn take_held(slots: &Mutex<Slots>, slot: u32) {
+    if lock(slots).take(slot).is_err() {
+        tracing::warn!(slot, "two services hold the same address or port");
+    }
+}
+
 /// Addresses and ports of all services.
 struct Pools {
     addresses: Mutex<Slots>,
@@ -105,10 +112,10 @@ impl Hooks {
         for entry in page.entries {
             let service = crate::pipeline::write::decode(&entry)?;
             for address in self.pools.addresses_of(&service) {
-                drop(lock(&self.pools.addresses).take(address));
+                take_held(&self.pools.addresses, address);
             }
             for port in self.pools.ports_of(&service) {
-                drop(lock(&self.pools.ports).take(port));
+                take_held(&self.pools.ports, port);
             }
         }
         Ok(())

@@ -68,8 +68,6 @@ pub(crate) struct Write<'a> {
     pub now: &'a str,
     /// Which part is written.
     pub part: Part,
-    /// Warnings for the client, in order.
-    pub warnings: &'a mut Vec<String>,
 }
 
 /// The functions in which kinds differ. Objects are in the hub (storage)
@@ -207,8 +205,3 @@ pub(crate) trait Strategy: Send + Sync + 'static {
         self.cells(object, now)
     }
 }
-
-/// A kind that differs in nothing.
-pub(crate) struct Plain;
-
-impl Strategy for Plain {}

@@ -84,7 +84,7 @@ fn other_kind(call: &Call, found: &TypeMeta, expected: &Expected<'_>) -> Status 
     let gv = api::gvk::GroupVersion::parse(&found.api_version).unwrap_or_default();
     let gvk = api::gvk::GroupVersionKind { group_version: gv, kind: found.kind.clone() };
     let known = kinds_table::builtin().by_kind(&gvk).is_some();
-    if found.kind == expected.kind && (known || call.resource.custom) || known {
+    if known || (found.kind == expected.kind && call.resource.custom) {
         return Status::bad_request(format!(
             "the API version in the data ({}) does not match the expected API version ({})",
             found.api_version, expected.api_version
@@ -393,7 +393,7 @@ fn schema_of(tree: &Value) -> Result<&'static Schema, Status> {
 /// Encodes a tree of a built-in kind as protobuf.
 pub(crate) fn protobuf(tree: &Value) -> Result<Bytes, Status> {
     let schema = schema_of(tree)?;
-    codec::encode(tree, Encoding::Protobuf, schema).map_err(|error| Status::internal(error))
+    codec::encode(tree, Encoding::Protobuf, schema).map_err(Status::internal)
 }
 
 /// Encodes a watch event as a length-delimited protobuf frame.

@@ -9,6 +9,9 @@ use crate::strategy::{Column, Dependents, Generation, Part, Strategy, Write};
 use crate::table;
 use crate::validation::names::NameRule;
 
+/// A column: heading, type, priority, and how its cell is made.
+pub(super) type Cell = (&'static str, &'static str, i32, fn(&Value) -> Value);
+
 /// What a kind of the table says.
 #[derive(Clone, Copy)]
 pub(super) struct Facts {
@@ -31,7 +34,7 @@ pub(super) struct Facts {
     status_writes_metadata: bool,
     selectable: &'static [&'static str],
     /// Columns between name and age: heading, type, priority, and the cell.
-    columns: &'static [(&'static str, &'static str, i32, fn(&Value) -> Value)],
+    columns: &'static [Cell],
 }
 
 const PLAIN: Facts = Facts {

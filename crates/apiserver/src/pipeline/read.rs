@@ -53,11 +53,6 @@ impl Filter {
         Ok(Self { labels, fields })
     }
 
-    /// Everything.
-    pub(crate) fn all() -> Self {
-        Self { labels: Selector::everything(), fields: FieldSelector::default() }
-    }
-
     /// True if nothing is filtered out.
     pub(crate) fn is_everything(&self) -> bool {
         self.labels.is_everything() && self.fields.is_everything()
@@ -157,13 +152,13 @@ pub(crate) async fn list(core: &Core, call: &Call, filter: &Filter, options: &Li
     if let (Some(name), None) = (filter.name(), at) {
         return one(core, collection, call, filter, name).await;
     }
-    read_pages(core, collection, prefix, filter, options, after, at).await
+    read_pages(core, collection, prefix, filter, options, (after, at)).await
 }
 
 async fn one(core: &Core, collection: &Collection, call: &Call, filter: &Filter, name: &str) -> Result<Listed, Status> {
     if collection.namespaced && call.info.namespace.is_empty() {
         let options = ListOptions { limit: 0, ..empty_options() };
-        return read_pages(core, collection, collection.range(""), filter, &options, None, None).await;
+        return read_pages(core, collection, collection.range(""), filter, &options, (None, None)).await;
     }
     let key = collection.key(&call.info.namespace, name);
     let revision = core.store.current().await.map_err(|error| write::read_failed(&error))?;
@@ -195,8 +190,7 @@ async fn read_pages(
     prefix: String,
     filter: &Filter,
     options: &ListOptions,
-    mut after: Option<String>,
-    mut at: Option<Revision>,
+    (mut after, mut at): (Option<String>, Option<Revision>),
 ) -> Result<Listed, Status> {
     let everything = filter.is_everything();
     let mut items = Vec::new();

@@ -111,19 +111,18 @@ async fn attempt_once(
         namespace: &call.info.namespace,
         name: target.name,
         old: Some(&old),
-        options: None,
-        dry_run: options.dry_run,
         warnings: Vec::new(),
     };
     core.admission.mutate(&mut request, &mut new).await?;
-    let mut warnings = prepare(call, target.part, &mut new, &old);
+    prepare(call, target.part, &mut new, &old);
+    let mut warnings = Vec::new();
     crate::wire::normalize(&call.resource, &mut new);
     validate(call, target.part, &new, &old)?;
     core.admission.validate(&mut request, &new).await?;
     warnings.append(&mut request.warnings);
     let key = std::sync::Arc::clone(&current.entry.key);
     let when = Precondition::ModifiedAt(current.entry.modified);
-    if old.deleting() && finished(&new, target.part) {
+    if old.deleting() && finished(&new) {
         if !options.dry_run {
             match write::remove(core, key, when).await {
                 Ok(_) => core.hooks.deleted(core, collection, &new),
@@ -218,7 +217,7 @@ fn uid_mismatch(call: &Call, name: &str, wanted: &str, actual: &str) -> Status {
     Status::conflict(&collection.group_resource, name, &why)
 }
 
-fn prepare(call: &Call, part: Part, new: &mut Value, old: &Value) -> Vec<String> {
+fn prepare(call: &Call, part: Part, new: &mut Value, old: &Value) {
     let strategy = &*call.resource.collection.strategy;
     object::set_meta(new, "generation", old.meta("generation").clone());
     match part {
@@ -233,15 +232,13 @@ fn prepare(call: &Call, part: Part, new: &mut Value, old: &Value) -> Vec<String>
         Part::Status => write::keep_all_but(new, old, strategy.status_fields()),
         Part::Other(_) => {}
     }
-    let mut warnings = Vec::new();
     let stamp = call.stamp();
-    let mut facts = Write { user: &call.user, now: &stamp, part, warnings: &mut warnings };
+    let mut facts = Write { user: &call.user, now: &stamp, part };
     strategy.prepare_update(new, old, &mut facts);
     if part != Part::Status && raises_generation(strategy.generation(), new, old, strategy.status_fields()) {
         object::set_meta(new, "generation", old.generation() + 1);
     }
     write::keep_system_fields(new, old);
-    warnings
 }
 
 fn raises_generation(rule: Generation, new: &Value, old: &Value, status_fields: &[&str]) -> bool {
@@ -272,13 +269,12 @@ fn validate(call: &Call, part: Part, new: &Value, old: &Value) -> Result<(), Sta
 
 /// True if nothing keeps a deleted object any more: an update that removes the
 /// last finalizer is its end.
-fn finished(new: &Value, part: Part) -> bool {
+fn finished(new: &Value) -> bool {
     let grace = new.meta("deletionGracePeriodSeconds").as_i64().unwrap_or(0);
     let kept_by_namespace = crate::object::items(new, "spec.finalizers");
-    let _ = part;
     new.finalizers().is_empty()
         && grace == 0
-        && !(new.get("kind").is_some_and(|kind| kind == "Namespace") && !kept_by_namespace.is_empty())
+        && (kept_by_namespace.is_empty() || object::text(new, "kind") != "Namespace")
 }
 
 /// A change by a plain function of the current object.
