@@ -26,8 +26,6 @@ pub(crate) enum Operation {
     Update,
     /// The end of an object.
     Delete,
-    /// A stream to a pod, node or service.
-    Connect,
 }
 
 /// A write as plugins see it.
@@ -48,10 +46,6 @@ pub(crate) struct Request<'a> {
     pub(crate) name: &'a str,
     /// The object before, for updates and deletions.
     pub(crate) old: Option<&'a Value>,
-    /// The body of the options, where they came as one.
-    pub(crate) options: Option<&'a Value>,
-    /// Nothing may be changed outside the object.
-    pub(crate) dry_run: bool,
     /// Warnings for the client.
     pub(crate) warnings: Vec<String>,
 }

@@ -22,6 +22,8 @@ pub(crate) async fn run(core: &Core) -> Result<(), StartError> {
         ensure(core, "", "namespaces", "", object).await?;
     }
     kubernetes_service(core).await?;
+    let restored = crate::custom::restore(core).await;
+    restored.map_err(|status| StartError::Bootstrap { object: "custom kinds".to_owned(), source: Box::new(status) })?;
     for (name, value, description) in [
         (
             "system-node-critical",

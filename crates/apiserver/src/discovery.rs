@@ -104,7 +104,7 @@ impl Served {
         served.groups[builtin..].sort_by(|a, b| a.name.cmp(&b.name));
         for group in &mut served.groups {
             if group.versions.iter().flat_map(|version| &version.kinds).any(|kind| matches!(kind, KindRef::Custom(_))) {
-                group.versions.sort_by(|a, b| version_order(&b.name).cmp(&version_order(&a.name)));
+                group.versions.sort_by_key(|version| std::cmp::Reverse(version_order(&version.name)));
             }
             for version in &mut group.versions {
                 version.kinds.sort_by(|a, b| a.resource.cmp(&b.resource));
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn versions_are_ordered_by_maturity() {
         let mut versions = ["v1beta1", "v2", "foo", "v1", "v1alpha2", "v10", "v1beta2"];
-        versions.sort_by(|a, b| version_order(b).cmp(&version_order(a)));
+        versions.sort_by_key(|version| std::cmp::Reverse(version_order(version)));
         assert_eq!(versions, ["v10", "v2", "v1", "v1beta2", "v1beta1", "v1alpha2", "foo"]);
     }
 

@@ -30,7 +30,7 @@ pub(crate) struct Facet {
     /// `metadata.labels`.
     pub labels: Labels,
     /// The kind's selectable fields with their values.
-    pub fields: Vec<(&'static str, Box<str>)>,
+    pub fields: Vec<(Box<str>, Box<str>)>,
     /// `metadata.namespace`; empty for cluster scope.
     pub namespace: Box<str>,
     /// `metadata.name`.
@@ -53,8 +53,8 @@ impl Facet {
             fields: collection
                 .strategy
                 .selectable()
-                .iter()
-                .map(|field| (*field, collection.strategy.selectable_value(object, field).into()))
+                .into_iter()
+                .map(|field| (field.into(), collection.strategy.selectable_value(object, field).into()))
                 .collect(),
             namespace: object.namespace().into(),
             name: object.name().into(),
@@ -105,7 +105,7 @@ impl Facet {
         match name {
             "metadata.name" => Some(&self.name),
             "metadata.namespace" => Some(&self.namespace),
-            _ => self.fields.iter().find(|(field, _)| *field == name).map(|(_, value)| &**value),
+            _ => self.fields.iter().find(|(field, _)| &**field == name).map(|(_, value)| &**value),
         }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// A field's place: `spec.containers[0].image`. Cheap to extend while walking.
 #[derive(Clone, Copy, Debug)]
-pub struct Path<'a> {
+pub(crate) struct Path<'a> {
     parent: Option<&'a Path<'a>>,
     step: Step<'a>,
 }
@@ -23,25 +23,25 @@ enum Step<'a> {
 
 impl<'a> Path<'a> {
     /// The object itself.
-    pub const ROOT: Path<'static> = Path { parent: None, step: Step::Root };
+    pub(crate) const ROOT: Path<'static> = Path { parent: None, step: Step::Root };
 
     /// A top-level field; dots in the name are taken as they are.
-    pub const fn new(name: &'a str) -> Self {
+    pub(crate) const fn new(name: &'a str) -> Self {
         Self { parent: None, step: Step::Name(name) }
     }
 
     /// A field of this one.
-    pub fn child<'b>(&'b self, name: &'b str) -> Path<'b> {
+    pub(crate) fn child<'b>(&'b self, name: &'b str) -> Path<'b> {
         Path { parent: Some(self), step: Step::Name(name) }
     }
 
     /// An item of this list.
-    pub fn index(&self, index: usize) -> Path<'_> {
+    pub(crate) fn index(&self, index: usize) -> Path<'_> {
         Path { parent: Some(self), step: Step::Index(index) }
     }
 
     /// An entry of this map.
-    pub fn key<'b>(&'b self, key: &'b str) -> Path<'b> {
+    pub(crate) fn key<'b>(&'b self, key: &'b str) -> Path<'b> {
         Path { parent: Some(self), step: Step::Key(key) }
     }
 }
@@ -64,32 +64,22 @@ impl fmt::Display for Path<'_> {
 
 /// The findings of one validation, in order.
 #[derive(Default, Debug)]
-pub struct Errors(Vec<StatusCause>);
+pub(crate) struct Errors(Vec<StatusCause>);
 
 impl Errors {
     /// Nothing found yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// True while nothing was found.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many were found.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// The findings as causes of a `Status`.
-    pub fn into_causes(self) -> Vec<StatusCause> {
+    pub(crate) fn into_causes(self) -> Vec<StatusCause> {
         self.0
-    }
-
-    /// Takes over the findings of another validation.
-    pub fn append(&mut self, other: Errors) {
-        self.0.extend(other.0);
     }
 
     fn push(&mut self, reason: &str, field: &Path<'_>, message: String) {
@@ -102,29 +92,29 @@ impl Errors {
     }
 
     /// The field must be set.
-    pub fn required(&mut self, field: &Path<'_>, detail: &str) {
+    pub(crate) fn required(&mut self, field: &Path<'_>, detail: &str) {
         self.push("FieldValueRequired", field, with_detail("Required value".to_owned(), detail));
     }
 
     /// The value breaks a rule.
-    pub fn invalid(&mut self, field: &Path<'_>, value: &Value, detail: &str) {
+    pub(crate) fn invalid(&mut self, field: &Path<'_>, value: &Value, detail: &str) {
         self.push("FieldValueInvalid", field, with_detail(format!("Invalid value: {}", Shown(value)), detail));
     }
 
     /// [`Self::invalid`] for a text.
-    pub fn invalid_text(&mut self, field: &Path<'_>, value: &str, detail: &str) {
+    pub(crate) fn invalid_text(&mut self, field: &Path<'_>, value: &str, detail: &str) {
         let message = format!("Invalid value: {}", Quoted(value));
         self.push("FieldValueInvalid", field, with_detail(message, detail));
     }
 
     /// The value has the wrong type.
-    pub fn type_invalid(&mut self, field: &Path<'_>, value: &Value, detail: &str) {
+    pub(crate) fn type_invalid(&mut self, field: &Path<'_>, value: &Value, detail: &str) {
         self.push("FieldValueTypeInvalid", field, with_detail(format!("Invalid value: {}", Shown(value)), detail));
     }
 
     /// The value is none of the supported ones. `supported` keeps its order;
     /// upstream lists these sorted where they come from a set.
-    pub fn not_supported(&mut self, field: &Path<'_>, value: &Value, supported: &[&str]) {
+    pub(crate) fn not_supported(&mut self, field: &Path<'_>, value: &Value, supported: &[&str]) {
         let mut message = format!("Unsupported value: {}", Shown(value));
         if !supported.is_empty() {
             message.push_str(": supported values: ");
@@ -137,28 +127,23 @@ impl Errors {
     }
 
     /// The value occurs twice.
-    pub fn duplicate(&mut self, field: &Path<'_>, value: &Value) {
+    pub(crate) fn duplicate(&mut self, field: &Path<'_>, value: &Value) {
         self.push("FieldValueDuplicate", field, format!("Duplicate value: {}", Shown(value)));
     }
 
     /// The field must not be set (here, now, to this).
-    pub fn forbidden(&mut self, field: &Path<'_>, detail: &str) {
+    pub(crate) fn forbidden(&mut self, field: &Path<'_>, detail: &str) {
         self.push("FieldValueForbidden", field, with_detail("Forbidden".to_owned(), detail));
     }
 
-    /// The field names something that does not exist.
-    pub fn not_found(&mut self, field: &Path<'_>, value: &Value) {
-        self.push("FieldValueNotFound", field, format!("Not found: {}", Shown(value)));
-    }
-
     /// The text is longer than `limit` bytes.
-    pub fn too_long(&mut self, field: &Path<'_>, limit: usize) {
+    pub(crate) fn too_long(&mut self, field: &Path<'_>, limit: usize) {
         let bytes = if limit == 1 { "byte" } else { "bytes" };
         self.push("FieldValueTooLong", field, format!("Too long: may not be more than {limit} {bytes}"));
     }
 
     /// The list or map has more than `limit` items.
-    pub fn too_many(&mut self, field: &Path<'_>, actual: usize, limit: usize) {
+    pub(crate) fn too_many(&mut self, field: &Path<'_>, actual: usize, limit: usize) {
         let items = if limit == 1 { "item" } else { "items" };
         self.push("FieldValueTooMany", field, format!("Too many: {actual}: must have at most {limit} {items}"));
     }
@@ -187,7 +172,7 @@ impl fmt::Display for Shown<'_> {
 }
 
 /// A text as Go's `%q` prints it.
-pub struct Quoted<'a>(pub &'a str);
+pub(crate) struct Quoted<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -115,7 +115,11 @@ fn name_of_selector(info: &mut RequestInfo, query: &Query) {
 fn find(core: &Core, info: &RequestInfo, method: &Method) -> Result<Arc<crate::resource::Resource>, Status> {
     let resource = core.catalog.get(&info.group, &info.version, &info.resource).ok_or_else(Status::no_such_resource)?;
     let collection = &resource.collection;
-    if info.verb == "proxy" || (!collection.namespaced && !info.namespace.is_empty() && info.resource != "namespaces") {
+    if info.verb == "proxy"
+        || (!collection.namespaced
+            && !info.namespace.is_empty()
+            && (info.resource != "namespaces" || info.name != info.namespace))
+    {
         return Err(Status::no_such_resource());
     }
     if collection.namespaced && info.namespace.is_empty() && !info.name.is_empty() {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use store::Range;
 
 use crate::allocate::{Refused, Slots};
+use crate::custom;
 use crate::field::{Errors, Path};
 use crate::kinds::service;
 use crate::object::{self, Meta, as_map, map_mut};
@@ -48,6 +49,13 @@ impl Drop for Reservation {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Marks what a stored service holds; two that hold the same keep it.
+fn take_held(slots: &Mutex<Slots>, slot: u32) {
+    if lock(slots).take(slot).is_err() {
+        tracing::warn!(slot, "two services hold the same address or port");
+    }
 }
 
 /// Addresses and ports of all services.
@@ -104,10 +112,10 @@ impl Hooks {
         for entry in page.entries {
             let service = crate::pipeline::write::decode(&entry)?;
             for address in self.pools.addresses_of(&service) {
-                drop(lock(&self.pools.addresses).take(address));
+                take_held(&self.pools.addresses, address);
             }
             for port in self.pools.ports_of(&service) {
-                drop(lock(&self.pools.ports).take(port));
+                take_held(&self.pools.ports, port);
             }
         }
         Ok(())
@@ -146,17 +154,27 @@ impl Hooks {
     }
 
     /// After a new object was committed.
-    pub(crate) fn created(&self, _collection: &Collection, _object: &Value) {}
+    pub(crate) fn created(&self, core: &Core, collection: &Collection, object: &Value) {
+        if custom::is_definition(collection) {
+            custom::defined(core, object);
+        }
+    }
 
     /// After a changed object was committed.
-    pub(crate) fn updated(&self, collection: &Collection, new: &Value, old: &Value) {
+    pub(crate) fn updated(&self, core: &Core, collection: &Collection, new: &Value, old: &Value) {
+        if custom::is_definition(collection) {
+            custom::defined(core, new);
+        }
         if is_service(collection) {
             self.pools.release(old, Some(new));
         }
     }
 
     /// After an object is gone.
-    pub(crate) fn deleted(&self, collection: &Collection, object: &Value) {
+    pub(crate) fn deleted(&self, core: &Core, collection: &Collection, object: &Value) {
+        if custom::is_definition(collection) {
+            custom::undefined(core, object);
+        }
         if is_service(collection) {
             self.pools.release(object, None);
         }

@@ -33,6 +33,7 @@ pub(crate) fn strategy(group: &'static str, plural: &'static str) -> Arc<dyn Str
         ("", "pods") => Arc::new(pod::Pod),
         ("", "services") => Arc::new(service::Service),
         ("", "events") | ("events.k8s.io", "events") => Arc::new(events::Event),
+        ("apiextensions.k8s.io", _) => Arc::new(crate::custom::definition::Definition),
         ("rbac.authorization.k8s.io", plural) => Arc::new(rbac::Rbac::new(plural, Simple(facts))),
         _ => Arc::new(Simple(facts)),
     }

@@ -12,6 +12,7 @@ mod bootstrap;
 mod builtin;
 pub mod codec;
 mod config;
+mod custom;
 pub mod discovery;
 mod entropy;
 mod facet;

@@ -88,9 +88,6 @@ pub(crate) trait Meta {
     fn finalizers(&self) -> Vec<&str> {
         self.meta("finalizers").as_array().into_iter().flatten().filter_map(Value::as_str).collect()
     }
-    fn label(&self, key: &str) -> Option<&str> {
-        self.meta("labels").get(key).and_then(Value::as_str)
-    }
     fn annotation(&self, key: &str) -> Option<&str> {
         self.meta("annotations").get(key).and_then(Value::as_str)
     }

@@ -9,12 +9,12 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use serde_json::{Value, json};
 
 use crate::access::UserInfo;
-use crate::discovery;
 use crate::pipeline::body::{RequestBody, ResponseBody};
 use crate::pipeline::negotiate;
 use crate::pipeline::render;
 use crate::request_info::{Query, RequestInfo};
 use crate::state::Core;
+use crate::{discovery, openapi};
 
 /// Answers a request for a path.
 pub(crate) async fn answer(
@@ -40,6 +40,7 @@ pub(crate) async fn answer(
             only_get(request.method())?;
             Ok(answer)
         }
+        "openapi" => Ok(openapi(core, request.method(), request.headers(), path, query)),
         "api" | "apis" => discovery(core, request.method(), request.headers(), path, query),
         "" => {
             only_get(request.method())?;
@@ -143,6 +144,31 @@ fn root_paths(core: &Core) -> Vec<String> {
     }
     paths.sort();
     paths
+}
+
+/// OpenAPI. Upstream answers every method on `/openapi/v2`.
+fn openapi(core: &Core, method: &Method, headers: &HeaderMap, path: &str, query: &Query) -> Response<ResponseBody> {
+    let served = core.catalog.served();
+    let schemas = |_: &crate::kinds_table::Kind| None;
+    match path {
+        "/openapi/v2" => document_answer(openapi::v2(&served, &schemas), "application/json", headers),
+        _ if *method != Method::GET => not_found(),
+        "/openapi/v3" => document_answer(openapi::v3_index(&served, &schemas), "text/plain; charset=utf-8", headers),
+        _ => {
+            let name = path.trim_start_matches("/openapi/v3/");
+            let Some(document) = openapi::v3(&served, name, &schemas) else { return not_found() };
+            // A client that asks for content that is gone is sent to the present one.
+            if query.get("hash").is_some_and(|hash| hash != document.etag) {
+                let mut response = render::respond(301, "text/plain; charset=utf-8", Bytes::new());
+                let location = format!("/openapi/v3/{name}?hash={}", document.etag);
+                if let Ok(location) = HeaderValue::from_str(&location) {
+                    response.headers_mut().insert(header::LOCATION, location);
+                }
+                return response;
+            }
+            document_answer(document, "application/json", headers)
+        }
+    }
 }
 
 /// Discovery: plain, or aggregated where the client asks for it.

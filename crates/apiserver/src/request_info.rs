@@ -72,12 +72,10 @@ impl RequestInfo {
             info.legacy_watch = special == "watch";
             info.verb = special;
         }
-        if parts[0] == "namespaces" {
-            if parts.len() > 1 {
-                info.namespace = parts[1].clone();
-                if parts.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&parts[2].as_str()) {
-                    parts.drain(..2);
-                }
+        if parts[0] == "namespaces" && parts.len() > 1 {
+            info.namespace = parts[1].clone();
+            if parts.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&parts[2].as_str()) {
+                parts.drain(..2);
             }
         }
         info.resource = parts[0].clone();
@@ -139,7 +137,7 @@ impl Query {
 }
 
 /// Decodes `%XX`; a broken escape stays as it is.
-pub fn percent_decode(text: &str) -> String {
+pub(crate) fn percent_decode(text: &str) -> String {
     if !text.contains('%') {
         return text.to_owned();
     }

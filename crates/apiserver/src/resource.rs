@@ -91,6 +91,7 @@ impl Resource {
     }
 
     /// Turns a hub object into this version.
+    #[expect(clippy::wrong_self_convention, reason = "it is the opposite of `to_hub`")]
     pub(crate) fn from_hub(&self, object: &mut Value) {
         if let Some(convert) = self.convert {
             (convert.from_hub)(object);
@@ -162,17 +163,6 @@ impl Catalog {
             .filter(|resource| resource.group() == group && resource.collection.group_resource.resource == plural);
         let first = versions.next()?;
         Some(std::iter::once(first).chain(versions).find(|resource| resource.serves_stored()).unwrap_or(first).clone())
-    }
-
-    /// The resource that serves a kind in a version.
-    pub(crate) fn by_kind(&self, api_version: &str, kind: &str) -> Option<Arc<Resource>> {
-        self.snapshot().values().find(|one| one.api_version == api_version && one.kind() == kind).cloned()
-    }
-
-    /// True if the group and version serve anything.
-    pub(crate) fn serves(&self, group: &str, version: &str) -> bool {
-        let first = (group.to_owned(), version.to_owned(), String::new());
-        self.snapshot().range(first..).next().is_some_and(|((g, v, _), _)| g == group && v == version)
     }
 
     /// All resources now, in order of group, version and plural.

@@ -68,8 +68,6 @@ pub(crate) struct Write<'a> {
     pub now: &'a str,
     /// Which part is written.
     pub part: Part,
-    /// Warnings for the client, in order.
-    pub warnings: &'a mut Vec<String>,
 }
 
 /// The functions in which kinds differ. Objects are in the hub (storage)
@@ -157,8 +155,8 @@ pub(crate) trait Strategy: Send + Sync + 'static {
 
     /// Fields that field selectors may name, beside `metadata.name` and
     /// `metadata.namespace`.
-    fn selectable(&self) -> &'static [&'static str] {
-        &[]
+    fn selectable(&self) -> Vec<&str> {
+        vec![]
     }
 
     /// The refusal of another field in a selector.
@@ -196,9 +194,14 @@ pub(crate) trait Strategy: Send + Sync + 'static {
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
         crate::table::name_and_age_cells(object, now)
     }
+
+    /// Columns in a served version; only custom kinds differ by version.
+    fn columns_in(&self, _version: &str) -> Vec<Column> {
+        self.columns()
+    }
+
+    /// Cells in a served version.
+    fn cells_in(&self, _version: &str, object: &Value, now: i64) -> Vec<Value> {
+        self.cells(object, now)
+    }
 }
-
-/// A kind that differs in nothing.
-pub(crate) struct Plain;
-
-impl Strategy for Plain {}

@@ -84,7 +84,7 @@ fn other_kind(call: &Call, found: &TypeMeta, expected: &Expected<'_>) -> Status 
     let gv = api::gvk::GroupVersion::parse(&found.api_version).unwrap_or_default();
     let gvk = api::gvk::GroupVersionKind { group_version: gv, kind: found.kind.clone() };
     let known = kinds_table::builtin().by_kind(&gvk).is_some();
-    if found.kind == expected.kind && (known || call.resource.custom) || known {
+    if known || (found.kind == expected.kind && call.resource.custom) {
         return Status::bad_request(format!(
             "the API version in the data ({}) does not match the expected API version ({})",
             found.api_version, expected.api_version
@@ -122,8 +122,7 @@ pub(crate) fn definition(name: &str) -> Result<&'static Schema, Status> {
 pub(crate) fn decode_options(call: &Call, bytes: &Bytes) -> Result<Value, Status> {
     let encoding = body_encoding(call)?;
     let schema = definition("meta.v1.DeleteOptions")?;
-    let unrecognized =
-        |error: DecodeError| Status::bad_request(codec::unrecognized_message(&error, "DeleteOptions", bytes));
+    let unrecognized = |error: DecodeError| Status::bad_request(error.to_string());
     let document = codec::document(bytes, encoding).map_err(unrecognized)?;
     let found = document.type_meta().map_err(unrecognized)?;
     if !found.kind.is_empty() && found.kind != "DeleteOptions" {
@@ -274,7 +273,11 @@ fn refused_patch(call: &Call, patch: &Value, why: &str) -> Status {
         other => other.to_string(),
     };
     errors.invalid_text(&crate::field::Path::new("patch"), &shown, why);
-    Status::invalid("", "", "", errors.into_causes()).about(&call.resource.collection.group_resource, &call.info.name)
+    let _ = call;
+    let causes = errors.into_causes();
+    let mut status = Status::invalid("", "", "", causes);
+    status.details = Some(api::status::StatusDetails::default());
+    status
 }
 
 fn label(next: &mut Value, from: &Value) {
@@ -390,7 +393,7 @@ fn schema_of(tree: &Value) -> Result<&'static Schema, Status> {
 /// Encodes a tree of a built-in kind as protobuf.
 pub(crate) fn protobuf(tree: &Value) -> Result<Bytes, Status> {
     let schema = schema_of(tree)?;
-    codec::encode(tree, Encoding::Protobuf, schema).map_err(|error| Status::internal(error))
+    codec::encode(tree, Encoding::Protobuf, schema).map_err(Status::internal)
 }
 
 /// Encodes a watch event as a length-delimited protobuf frame.

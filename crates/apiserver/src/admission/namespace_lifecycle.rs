@@ -23,7 +23,7 @@ impl Plugin for NamespaceLifecycle {
                     && !is_access_review(request)
             }
             Operation::Delete => request.is("", "namespaces"),
-            Operation::Update | Operation::Connect => false,
+            Operation::Update => false,
         }
     }
 

@@ -97,7 +97,7 @@ async fn pod(request: &Request<'_>, node: &str, pod: &Value) -> Result<(), Statu
             let why = format!("node \"{node}\" can only delete pods with spec.nodeName set to itself");
             if own { Ok(()) } else { Err(request.forbid(&why)) }
         }
-        Operation::Update | Operation::Connect => {
+        Operation::Update => {
             let operation = format!("{:?}", request.operation).to_uppercase();
             let why =
                 format!("unexpected operation \"{operation}\", node \"{node}\" can only create and delete mirror pods");

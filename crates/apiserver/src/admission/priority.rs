@@ -16,7 +16,7 @@ impl Plugin for Priority {
         match request.operation {
             Operation::Create => request.is("", "pods") || request.is("scheduling.k8s.io", "priorityclasses"),
             Operation::Update => request.is("", "pods"),
-            Operation::Delete | Operation::Connect => false,
+            Operation::Delete => false,
         }
     }
 

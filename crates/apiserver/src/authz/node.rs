@@ -276,10 +276,13 @@ enum Source {
     Owned,
 }
 
+/// What feeds the graph, and the graph.
+type State = (Vec<(Source, String, Feed)>, Graph);
+
 /// See the module.
 pub(super) struct NodeGraph {
     store: Arc<dyn Store>,
-    state: Mutex<(Vec<(Source, String, Feed)>, Graph)>,
+    state: Mutex<State>,
     rules: Vec<PolicyRule>,
     attachments: String,
     slices: String,

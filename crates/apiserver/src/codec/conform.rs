@@ -215,7 +215,11 @@ impl<'a> Walk<'a> {
             if let Some(mut value) = value {
                 // A list of items is an answer, not something that is stored.
                 let stored = dialect == Dialect::Go && !known.keeps_empty && field.name != "items";
-                if stored && field.omit == Omit::Never && !field.schema.pointer && is_empty_collection(&field.schema, &value) {
+                if stored
+                    && field.omit == Omit::Never
+                    && !field.schema.pointer
+                    && is_empty_collection(&field.schema, &value)
+                {
                     value = Value::Null;
                 }
                 place(&mut out, field, value, dialect);

@@ -59,6 +59,11 @@ pub(super) fn new_job(object: &mut Value, _write: &Write<'_>) {
     } else if labels.is_empty() {
         object::metadata(template).remove("labels");
     }
+    let labels = object::at(object, "spec.template.metadata.labels").clone();
+    let unlabelled = object.meta("labels").as_object().is_none_or(serde_json::Map::is_empty);
+    if unlabelled && labels.is_object() {
+        object::set_meta(object, "labels", labels);
+    }
 }
 
 pub(super) fn cron_job(object: &mut Value) {

@@ -211,6 +211,13 @@ pub(super) fn signing_request(object: &mut Value, write: &Write<'_>) {
     }
 }
 
+/// What was asked for cannot be changed afterwards.
+pub(super) fn changed_request(new: &mut Value, old: &Value, _write: &Write<'_>) {
+    if let Some(spec) = old.get("spec") {
+        as_map(new).insert("spec".to_owned(), spec.clone());
+    }
+}
+
 pub(super) fn flow_schema(object: &mut Value) {
     let spec = map_mut(object, "spec");
     if spec.get("matchingPrecedence").and_then(Value::as_i64).unwrap_or(0) == 0 {

@@ -48,8 +48,8 @@ impl Strategy for Event {
         Dependents::Unsupported
     }
 
-    fn selectable(&self) -> &'static [&'static str] {
-        &[
+    fn selectable(&self) -> Vec<&str> {
+        vec![
             "involvedObject.kind",
             "involvedObject.namespace",
             "involvedObject.name",

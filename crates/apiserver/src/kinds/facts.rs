@@ -9,6 +9,9 @@ use crate::strategy::{Column, Dependents, Generation, Part, Strategy, Write};
 use crate::table;
 use crate::validation::names::NameRule;
 
+/// A column: heading, type, priority, and how its cell is made.
+pub(super) type Cell = (&'static str, &'static str, i32, fn(&Value) -> Value);
+
 /// What a kind of the table says.
 #[derive(Clone, Copy)]
 pub(super) struct Facts {
@@ -31,7 +34,7 @@ pub(super) struct Facts {
     status_writes_metadata: bool,
     selectable: &'static [&'static str],
     /// Columns between name and age: heading, type, priority, and the cell.
-    columns: &'static [(&'static str, &'static str, i32, fn(&Value) -> Value)],
+    columns: &'static [Cell],
 }
 
 const PLAIN: Facts = Facts {
@@ -121,9 +124,12 @@ impl Facts {
             ("apps", "statefulsets") => {
                 Self { default: workloads::stateful_set, columns: workloads::STATEFUL_COLUMNS, ..GENERATION }
             }
-            ("apps", "daemonsets") => {
-                Self { default: workloads::daemon_set, columns: workloads::DAEMON_COLUMNS, ..GENERATION }
-            }
+            ("apps", "daemonsets") => Self {
+                default: workloads::daemon_set,
+                create: workloads::new_daemon_set,
+                columns: workloads::DAEMON_COLUMNS,
+                ..GENERATION
+            },
             ("batch", "jobs") => Self {
                 default: batch::job,
                 create: batch::new_job,
@@ -209,6 +215,7 @@ impl Facts {
             ("resource.k8s.io", "deviceclasses") => Self { returns_deleted: true, ..GENERATION },
             ("certificates.k8s.io", "certificatesigningrequests") => Self {
                 create: config::signing_request,
+                update: config::changed_request,
                 selectable: &["spec.signerName"],
                 columns: config::SIGNING_COLUMNS,
                 reset: &["spec", "status"],
@@ -303,8 +310,8 @@ impl Strategy for Simple {
         self.0.reset
     }
 
-    fn selectable(&self) -> &'static [&'static str] {
-        self.0.selectable
+    fn selectable(&self) -> Vec<&str> {
+        self.0.selectable.to_vec()
     }
 
     fn selectable_value(&self, object: &Value, field: &str) -> String {

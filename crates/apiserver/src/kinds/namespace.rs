@@ -52,8 +52,8 @@ impl Strategy for Namespace {
         true
     }
 
-    fn selectable(&self) -> &'static [&'static str] {
-        &["status.phase"]
+    fn selectable(&self) -> Vec<&str> {
+        vec!["status.phase"]
     }
 
     fn columns(&self) -> Vec<Column> {

@@ -23,8 +23,8 @@ impl Strategy for Node {
         true
     }
 
-    fn selectable(&self) -> &'static [&'static str] {
-        &["spec.unschedulable"]
+    fn selectable(&self) -> Vec<&str> {
+        vec!["spec.unschedulable"]
     }
 
     fn selectable_value(&self, object: &Value, _field: &str) -> String {

@@ -63,8 +63,8 @@ impl Strategy for Pod {
         Some(if period < 0 { 1 } else { period })
     }
 
-    fn selectable(&self) -> &'static [&'static str] {
-        &[
+    fn selectable(&self) -> Vec<&str> {
+        vec![
             "spec.nodeName",
             "spec.restartPolicy",
             "spec.schedulerName",

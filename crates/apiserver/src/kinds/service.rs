@@ -132,8 +132,8 @@ impl Strategy for Service {
         true
     }
 
-    fn selectable(&self) -> &'static [&'static str] {
-        &["spec.clusterIP", "spec.type"]
+    fn selectable(&self) -> Vec<&str> {
+        vec!["spec.clusterIP", "spec.type"]
     }
 
     fn columns(&self) -> Vec<Column> {

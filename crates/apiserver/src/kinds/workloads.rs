@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::pod::defaults;
 use super::storage;
 use crate::object::{self, Meta, as_map, default, default_text, map_mut};
+use crate::strategy::Write;
 
 type Columns = &'static [(&'static str, &'static str, i32, fn(&Value) -> Value)];
 
@@ -66,6 +67,8 @@ pub(super) fn stateful_set(object: &mut Value) {
     if strategy["type"] == "RollingUpdate" {
         let rolling = as_map(strategy.entry("rollingUpdate").or_insert(Value::Null));
         default(rolling, "partition", 0);
+        // Behind a gate that is off by default.
+        rolling.remove("maxUnavailable");
     }
     let retention = as_map(spec.entry("persistentVolumeClaimRetentionPolicy").or_insert(Value::Null));
     default_text(retention, "whenDeleted", "Retain");
@@ -90,6 +93,12 @@ pub(super) fn daemon_set(object: &mut Value) {
         default(rolling, "maxUnavailable", 1);
         default(rolling, "maxSurge", 0);
     }
+}
+
+/// The old counter of templates, which upstream still writes.
+pub(super) fn new_daemon_set(object: &mut Value, _write: &Write<'_>) {
+    let annotations = as_map(object::metadata(object).entry("annotations").or_insert(Value::Null));
+    default(annotations, "deprecated.daemonset.template.generation", "1");
 }
 
 fn containers(object: &Value) -> Value {

@@ -420,6 +420,7 @@ fn allowed_by_last_applied(live: &Value, schema: &Schema, tracking: &Tracking<'_
     Some(allowed)
 }
 
+#[expect(clippy::too_many_arguments, reason = "the arguments of the apply that is done again")]
 fn retry_as_kubectl(
     outcome: Result<(Value, Managed), ApplyError>,
     live: &Value,

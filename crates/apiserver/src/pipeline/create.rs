@@ -95,7 +95,7 @@ pub(crate) async fn create_as(
             let name = generate_name(object.meta_text("generateName"));
             object::set_meta(&mut object, "name", name);
         }
-        prepare(collection, &creation, &mut object, &mut warnings);
+        prepare(collection, &creation, &mut object);
         crate::wire::normalize(creation.resource, &mut object);
         validate(collection, &object)?;
         let name = object.name().to_owned();
@@ -116,7 +116,10 @@ pub(crate) async fn create_as(
         match write::put(core, collection, key, &mut object, Precondition::Absent).await {
             Ok(entry) => {
                 reservation.keep();
-                core.hooks.created(collection, &object);
+                core.hooks.created(core, collection, &object);
+                if crate::custom::is_definition(collection) {
+                    crate::custom::establish(core, &object, creation.stamp).await?;
+                }
                 return Ok((Stored { object, entry: Some(entry) }, warnings));
             }
             Err(Refused::Conflict) if attempt < attempts => {}
@@ -145,8 +148,6 @@ fn admission_request<'a>(core: &'a Core, creation: &Creation<'a>, name: &'a str)
         namespace: creation.namespace,
         name,
         old: None,
-        options: None,
-        dry_run: creation.dry_run,
         warnings: Vec::new(),
     }
 }
@@ -193,7 +194,7 @@ fn wipe_system_fields(object: &mut Value) {
     }
 }
 
-fn prepare(collection: &Collection, creation: &Creation<'_>, object: &mut Value, warnings: &mut Vec<String>) {
+fn prepare(collection: &Collection, creation: &Creation<'_>, object: &mut Value) {
     let strategy = &*collection.strategy;
     if !strategy.keeps_status_at_creation() {
         for field in strategy.status_fields() {
@@ -203,7 +204,7 @@ fn prepare(collection: &Collection, creation: &Creation<'_>, object: &mut Value,
     if !matches!(strategy.generation(), Generation::None | Generation::Changes) {
         object::set_meta(object, "generation", 1);
     }
-    let mut facts = Write { user: creation.user, now: creation.stamp, part: Part::Main, warnings };
+    let mut facts = Write { user: creation.user, now: creation.stamp, part: Part::Main };
     strategy.prepare_create(object, &mut facts);
 }
 

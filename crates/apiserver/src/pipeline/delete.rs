@@ -53,7 +53,7 @@ pub(crate) async fn delete_at(
             return Err(call.not_found(name));
         };
         check_preconditions(call, &current.object, options)?;
-        admit(core, call, namespace, name, options, &current.object).await?;
+        admit(core, call, namespace, name, &current.object).await?;
         if let Some(warning) = deletion_warning(call, options) {
             call.warn([warning]);
         }
@@ -65,14 +65,7 @@ pub(crate) async fn delete_at(
     Err(Status::modified(&collection.group_resource, name))
 }
 
-async fn admit(
-    core: &Core,
-    call: &Call,
-    namespace: &str,
-    name: &str,
-    options: &DeleteOptions,
-    object: &Value,
-) -> Result<(), Status> {
+async fn admit(core: &Core, call: &Call, namespace: &str, name: &str, object: &Value) -> Result<(), Status> {
     let mut request = Request {
         core,
         user: &call.user,
@@ -82,8 +75,6 @@ async fn admit(
         namespace,
         name,
         old: Some(object),
-        options: None,
-        dry_run: options.dry_run,
         warnings: Vec::new(),
     };
     core.admission.validate(&mut request, &Value::Null).await?;
@@ -252,20 +243,32 @@ async fn carry_out(
             }
             match write::put(core, collection, key, &mut next, when).await {
                 Ok(entry) => {
-                    core.hooks.updated(collection, &next, &current.object);
+                    core.hooks.updated(core, collection, &next, &current.object);
                     Ok(Some(Deleted::Object(Stored { object: next, entry: Some(entry) }, false)))
                 }
                 Err(Refused::Conflict) => Ok(None),
                 Err(Refused::Failed(status)) => Err(status),
             }
         }
-        Plan::Remove(last) => {
+        Plan::Remove(mut last) => {
             let mut revision = current.entry.modified;
+            let mut when = when;
+            if !options.dry_run && last != current.object {
+                // Watchers see that the object is going before they see it gone.
+                match write::put(core, collection, std::sync::Arc::clone(&key), &mut last, when).await {
+                    Ok(entry) => when = Precondition::ModifiedAt(entry.modified),
+                    Err(Refused::Conflict) => return Ok(None),
+                    Err(Refused::Failed(status)) => return Err(status),
+                }
+            }
             if !options.dry_run {
                 match write::remove(core, key, when).await {
                     Ok(removed) => {
+                        if crate::custom::is_definition(collection) {
+                            crate::custom::delete_instances(core, &current.object).await?;
+                        }
                         revision = removed.map_or(revision, |(_, revision)| revision);
-                        core.hooks.deleted(collection, &current.object);
+                        core.hooks.deleted(core, collection, &current.object);
                     }
                     Err(Refused::Conflict) => return Ok(None),
                     Err(Refused::Failed(status)) => return Err(status),

@@ -218,7 +218,7 @@ impl ListOptions {
                     errors.forbidden(&match_path, "resourceVersionMatch is forbidden when continue is provided");
                 }
                 if !matches!(version_match, "Exact" | "NotOlderThan") {
-                    let supported = ["", "Exact", "NotOlderThan"];
+                    let supported = ["Exact", "NotOlderThan", ""];
                     errors.not_supported(&match_path, &Value::from(version_match), &supported);
                 }
                 if version_match == "Exact" && resource_version == "0" {

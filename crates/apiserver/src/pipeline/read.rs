@@ -53,11 +53,6 @@ impl Filter {
         Ok(Self { labels, fields })
     }
 
-    /// Everything.
-    pub(crate) fn all() -> Self {
-        Self { labels: Selector::everything(), fields: FieldSelector::default() }
-    }
-
     /// True if nothing is filtered out.
     pub(crate) fn is_everything(&self) -> bool {
         self.labels.is_everything() && self.fields.is_everything()
@@ -89,7 +84,7 @@ pub(crate) async fn get(core: &Core, call: &Call, name: &str) -> Result<Item, St
     let namespace = if collection.namespaced { call.info.namespace.as_str() } else { "" };
     let asked = call.query.get("resourceVersion").unwrap_or_default();
     if !asked.is_empty() && asked != "0" {
-        let asked = options::revision(asked).map_err(|cause| super::update::invalid(call, "", cause))?;
+        let asked = options::revision(asked).map_err(|cause| Status::untyped(cause.line()))?;
         let current = core.store.current().await.map_err(|error| write::read_failed(&error))?;
         if asked > current.0 {
             return Err(write::future(asked, current));
@@ -132,8 +127,8 @@ pub(crate) async fn list(core: &Core, call: &Call, filter: &Filter, options: &Li
     let mut after = None;
     let mut at = None;
     if options.continue_token.is_empty() {
-        let asked =
-            options::revision(&options.resource_version).map_err(|cause| super::update::invalid(call, "", cause))?;
+        let asked = options::revision(&options.resource_version)
+            .map_err(|cause| Status::bad_request(format!("invalid resource version: {}", cause.line())))?;
         if asked > 0 {
             let current = core.store.current().await.map_err(|error| write::read_failed(&error))?;
             if asked > current.0 {
@@ -157,13 +152,13 @@ pub(crate) async fn list(core: &Core, call: &Call, filter: &Filter, options: &Li
     if let (Some(name), None) = (filter.name(), at) {
         return one(core, collection, call, filter, name).await;
     }
-    read_pages(core, collection, prefix, filter, options, after, at).await
+    read_pages(core, collection, prefix, filter, options, (after, at)).await
 }
 
 async fn one(core: &Core, collection: &Collection, call: &Call, filter: &Filter, name: &str) -> Result<Listed, Status> {
     if collection.namespaced && call.info.namespace.is_empty() {
         let options = ListOptions { limit: 0, ..empty_options() };
-        return read_pages(core, collection, collection.range(""), filter, &options, None, None).await;
+        return read_pages(core, collection, collection.range(""), filter, &options, (None, None)).await;
     }
     let key = collection.key(&call.info.namespace, name);
     let revision = core.store.current().await.map_err(|error| write::read_failed(&error))?;
@@ -195,8 +190,7 @@ async fn read_pages(
     prefix: String,
     filter: &Filter,
     options: &ListOptions,
-    mut after: Option<String>,
-    mut at: Option<Revision>,
+    (mut after, mut at): (Option<String>, Option<Revision>),
 ) -> Result<Listed, Status> {
     let everything = filter.is_everything();
     let mut items = Vec::new();
@@ -257,7 +251,7 @@ fn encode_token(prefix: &str, last: &str, revision: Revision) -> String {
 }
 
 fn decode_token(text: &str) -> Result<Token, Status> {
-    let invalid = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
+    let invalid = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
     let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|error| invalid(&error.to_string()))?;
     let mut token: Token = serde_json::from_slice(&bytes).map_err(|error| invalid(&error.to_string()))?;
     if token.v != "meta.k8s.io/v1" {

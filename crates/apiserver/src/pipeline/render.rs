@@ -162,7 +162,7 @@ pub(crate) fn partial(object: &Value, version: &str) -> Value {
 pub(crate) fn row(call: &Call, object: &Value, version: &str) -> Value {
     let mut hub = object.clone();
     call.resource.to_hub(&mut hub);
-    let cells = call.resource.collection.strategy.cells(&hub, call.now.as_second());
+    let cells = call.resource.collection.strategy.cells_in(&call.resource.version, &hub, call.now.as_second());
     let mut row = json!({"cells": cells});
     match call.query.get("includeObject").unwrap_or_default() {
         "None" => {
@@ -176,7 +176,11 @@ pub(crate) fn row(call: &Call, object: &Value, version: &str) -> Value {
 
 /// A table of rows.
 pub(crate) fn table_of(call: &Call, version: &str, meta: Value, rows: Vec<Value>, headings: bool) -> Value {
-    let columns = if headings { table::definitions(&call.resource.collection.strategy.columns()) } else { Value::Null };
+    let columns = if headings {
+        table::definitions(&call.resource.collection.strategy.columns_in(&call.resource.version))
+    } else {
+        Value::Null
+    };
     json!({
         "kind": "Table",
         "apiVersion": format!("meta.k8s.io/{version}"),
@@ -190,9 +194,13 @@ pub(crate) fn table_of(call: &Call, version: &str, meta: Value, rows: Vec<Value>
 pub(crate) fn list(call: &Call, listed: &Listed) -> Response<ResponseBody> {
     let accept = &call.accept;
     if accept.form == Form::Object && accept.encoding == Encoding::Json && !accept.pretty {
-        return respond(200, "application/json", list_json(&call.resource, listed));
+        return respond(
+            200,
+            "application/json",
+            list_json(&call.resource, listed, &Value::Object(list_meta(call, listed))),
+        );
     }
-    let meta = Value::Object(list_meta(listed));
+    let meta = Value::Object(list_meta(call, listed));
     let objects = listed.items.iter().map(|item| served(&call.resource, &item.entry));
     let tree = match accept.form {
         Form::Object => {
@@ -225,8 +233,12 @@ pub(crate) fn list(call: &Call, listed: &Listed) -> Response<ResponseBody> {
     value(accept, 200, &tree)
 }
 
-fn list_meta(listed: &Listed) -> Map<String, Value> {
+fn list_meta(call: &Call, listed: &Listed) -> Map<String, Value> {
     let mut meta = Map::new();
+    if call.resource.custom {
+        // Untyped lists always say whether they go on.
+        meta.insert("continue".to_owned(), "".into());
+    }
     meta.insert("resourceVersion".to_owned(), listed.revision.to_string().into());
     if !listed.next.is_empty() {
         meta.insert("continue".to_owned(), listed.next.as_str().into());
@@ -238,7 +250,7 @@ fn list_meta(listed: &Listed) -> Map<String, Value> {
 }
 
 /// A list as the concatenation of its items' bytes.
-fn list_json(resource: &Resource, listed: &Listed) -> Vec<u8> {
+fn list_json(resource: &Resource, listed: &Listed, meta: &Value) -> Vec<u8> {
     const ROOM: usize = 64;
     let size: usize = listed.items.iter().map(|item| item.entry.value.len() + ROOM).sum();
     let mut out = Vec::with_capacity(size + 4 * ROOM);
@@ -247,7 +259,7 @@ fn list_json(resource: &Resource, listed: &Listed) -> Vec<u8> {
     out.extend_from_slice(b"\",\"apiVersion\":\"");
     out.extend_from_slice(resource.api_version.as_bytes());
     out.extend_from_slice(b"\",\"metadata\":");
-    push_value(&mut out, &Value::Object(list_meta(listed)));
+    push_value(&mut out, meta);
     out.extend_from_slice(b",\"items\":[");
     for (index, item) in listed.items.iter().enumerate() {
         if index > 0 {

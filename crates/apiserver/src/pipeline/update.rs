@@ -1,7 +1,7 @@
 //! Changes of an existing object, whatever asks for them: PUT, patches, and the
 //! subresources that write a part. One loop with optimistic concurrency.
 
-use api::status::{Status, StatusCause};
+use api::status::Status;
 use serde_json::Value;
 use store::Precondition;
 
@@ -111,22 +111,21 @@ async fn attempt_once(
         namespace: &call.info.namespace,
         name: target.name,
         old: Some(&old),
-        options: None,
-        dry_run: options.dry_run,
         warnings: Vec::new(),
     };
     core.admission.mutate(&mut request, &mut new).await?;
-    let mut warnings = prepare(call, target.part, &mut new, &old);
+    prepare(call, target.part, &mut new, &old);
+    let mut warnings = Vec::new();
     crate::wire::normalize(&call.resource, &mut new);
     validate(call, target.part, &new, &old)?;
     core.admission.validate(&mut request, &new).await?;
     warnings.append(&mut request.warnings);
     let key = std::sync::Arc::clone(&current.entry.key);
     let when = Precondition::ModifiedAt(current.entry.modified);
-    if old.deleting() && finished(&new, target.part) {
+    if old.deleting() && finished(&new) {
         if !options.dry_run {
             match write::remove(core, key, when).await {
-                Ok(_) => core.hooks.deleted(collection, &new),
+                Ok(_) => core.hooks.deleted(core, collection, &new),
                 Err(refused) => return lost(refused, unconditional, call, target.name),
             }
         }
@@ -149,7 +148,7 @@ async fn attempt_once(
     match write::put(core, collection, key, &mut new, when).await {
         Ok(entry) => {
             reservation.keep();
-            core.hooks.updated(collection, &new, &old);
+            core.hooks.updated(core, collection, &new, &old);
             call.warn(warnings);
             Ok(Attempt::Done(Stored { object: new, entry: Some(entry) }))
         }
@@ -177,7 +176,8 @@ fn check_identity(call: &Call, name: &str, new: &mut Value, old: &Value) -> Resu
         return Err(Status::bad_request(message));
     }
     super::create::match_namespace(collection, &call.info.namespace, new)?;
-    if !new.uid().is_empty() && new.uid() != old.uid() {
+    // A patch that changes the uid breaks a rule; a PUT means another object.
+    if call.info.verb != "patch" && !new.uid().is_empty() && new.uid() != old.uid() {
         return Err(uid_mismatch(call, name, new.uid(), old.uid()));
     }
     let asked = new.resource_version().to_owned();
@@ -217,7 +217,7 @@ fn uid_mismatch(call: &Call, name: &str, wanted: &str, actual: &str) -> Status {
     Status::conflict(&collection.group_resource, name, &why)
 }
 
-fn prepare(call: &Call, part: Part, new: &mut Value, old: &Value) -> Vec<String> {
+fn prepare(call: &Call, part: Part, new: &mut Value, old: &Value) {
     let strategy = &*call.resource.collection.strategy;
     object::set_meta(new, "generation", old.meta("generation").clone());
     match part {
@@ -232,15 +232,13 @@ fn prepare(call: &Call, part: Part, new: &mut Value, old: &Value) -> Vec<String>
         Part::Status => write::keep_all_but(new, old, strategy.status_fields()),
         Part::Other(_) => {}
     }
-    let mut warnings = Vec::new();
     let stamp = call.stamp();
-    let mut facts = Write { user: &call.user, now: &stamp, part, warnings: &mut warnings };
+    let mut facts = Write { user: &call.user, now: &stamp, part };
     strategy.prepare_update(new, old, &mut facts);
     if part != Part::Status && raises_generation(strategy.generation(), new, old, strategy.status_fields()) {
         object::set_meta(new, "generation", old.generation() + 1);
     }
     write::keep_system_fields(new, old);
-    warnings
 }
 
 fn raises_generation(rule: Generation, new: &Value, old: &Value, status_fields: &[&str]) -> bool {
@@ -271,13 +269,12 @@ fn validate(call: &Call, part: Part, new: &Value, old: &Value) -> Result<(), Sta
 
 /// True if nothing keeps a deleted object any more: an update that removes the
 /// last finalizer is its end.
-fn finished(new: &Value, part: Part) -> bool {
+fn finished(new: &Value) -> bool {
     let grace = new.meta("deletionGracePeriodSeconds").as_i64().unwrap_or(0);
     let kept_by_namespace = crate::object::items(new, "spec.finalizers");
-    let _ = part;
     new.finalizers().is_empty()
         && grace == 0
-        && !(new.get("kind").is_some_and(|kind| kind == "Namespace") && !kept_by_namespace.is_empty())
+        && (kept_by_namespace.is_empty() || object::text(new, "kind") != "Namespace")
 }
 
 /// A change by a plain function of the current object.
@@ -308,10 +305,4 @@ impl Change for Replace {
     fn creates(&self) -> bool {
         self.creates
     }
-}
-
-/// One cause as a whole refusal of an object.
-pub(crate) fn invalid(call: &Call, name: &str, cause: StatusCause) -> Status {
-    let collection = &*call.resource.collection;
-    Status::invalid(&collection.group_resource.group, &collection.kind, name, vec![cause])
 }

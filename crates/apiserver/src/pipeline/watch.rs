@@ -42,8 +42,7 @@ pub(crate) async fn watch(
     filter: Filter,
     options: ListOptions,
 ) -> Result<Response<ResponseBody>, Status> {
-    let asked =
-        options::revision(&options.resource_version).map_err(|cause| super::update::invalid(&call, "", cause))?;
+    let asked = options::revision(&options.resource_version).map_err(|cause| Status::untyped(cause.line()))?;
     let prefix = call.resource.collection.range(&call.info.namespace);
     let initial = match options.send_initial_events {
         Some(send) => send,

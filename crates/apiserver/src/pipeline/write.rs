@@ -61,7 +61,7 @@ pub(crate) const EXPIRED: &str = "The provided continue parameter is too old to 
 
 /// 504 for a revision that does not exist yet.
 pub(crate) fn future(requested: u64, current: Revision) -> Status {
-    let text = format!("Too large resource version: {requested}, current: {current}");
+    let text = format!("Timeout: Too large resource version: {requested}, current: {current}");
     let mut status = Status::timeout(text);
     let cause = api::status::StatusCause {
         reason: Some("ResourceVersionTooLarge".to_owned()),

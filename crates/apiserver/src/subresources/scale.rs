@@ -50,7 +50,7 @@ pub(super) async fn answer(
     let bytes = body::read(request.into_body()).await?;
     let schema = crate::wire::definition("autoscaling.v1.Scale")?;
     let (options, sent) = if call.info.verb == "patch" {
-        (WriteOptions::parse(&call.query, "PatchOptions", false)?, None)
+        (WriteOptions::parse(&call.query, "PatchOptions", patch::patch_type(call)? == PatchType::Apply)?, None)
     } else {
         let options = WriteOptions::parse(&call.query, "UpdateOptions", false)?;
         let expected = crate::wire::Expected { api_version: "autoscaling/v1", kind: "Scale", schema };

@@ -47,7 +47,7 @@ pub(crate) async fn create(
     let bytes = body::read(request.into_body()).await?;
     let mut asked = decode(call, &bytes, &options)?;
     let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
-    core.admission.mutate(&mut admitted(core, call, &options), &mut asked).await?;
+    core.admission.mutate(&mut admitted(core, call), &mut asked).await?;
     match_url(&asked, namespace, name)?;
     let account = find(core, "serviceaccounts", namespace, name).await?;
     if !asked.uid().is_empty() && asked.uid() != account.uid() {
@@ -60,7 +60,7 @@ pub(crate) async fn create(
     }
     complete(core, call, &mut asked, &account);
     validate(&asked)?;
-    admit(core, call, &asked, &options).await?;
+    admit(core, call, &asked).await?;
     let mut bound = Bound { namespace: namespace.to_owned(), serviceaccount: reference(&account), ..Bound::default() };
     let reference = asked["spec"]["boundObjectRef"].clone();
     if reference.is_object() {
@@ -151,14 +151,14 @@ fn validate(asked: &Value) -> Result<(), Status> {
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid(GROUP, KIND, "", errors.into_causes())) }
 }
 
-async fn admit(core: &Core, call: &Call, asked: &Value, options: &WriteOptions) -> Result<(), Status> {
-    let mut request = admitted(core, call, options);
+async fn admit(core: &Core, call: &Call, asked: &Value) -> Result<(), Status> {
+    let mut request = admitted(core, call);
     core.admission.validate(&mut request, asked).await?;
     call.warn(request.warnings);
     Ok(())
 }
 
-fn admitted<'a>(core: &'a Core, call: &'a Call, options: &WriteOptions) -> admission::Request<'a> {
+fn admitted<'a>(core: &'a Core, call: &'a Call) -> admission::Request<'a> {
     admission::Request {
         core,
         user: &call.user,
@@ -168,8 +168,6 @@ fn admitted<'a>(core: &'a Core, call: &'a Call, options: &WriteOptions) -> admis
         namespace: &call.info.namespace,
         name: &call.info.name,
         old: None,
-        options: None,
-        dry_run: options.dry_run,
         warnings: Vec::new(),
     }
 }

@@ -222,16 +222,14 @@ fn check(value: &Value, schema: &Schema, path: &str, errors: &mut Vec<String>) {
         (Shape::List(items), Value::Array(elements)) => check_list(elements, items, &schema.list, path, errors),
         (Shape::Struct(_) | Shape::Map(_), other) => object_to(path, format!("expected map, got &{{{}}}", go(other))),
         (Shape::List(_), other) => object_to(path, format!("expected list, got &{{{}}}", go(other))),
-        (Shape::String | Shape::Bytes | Shape::Time | Shape::MicroTime | Shape::Duration, other) => {
-            if !other.is_string() {
-                let shown = go_syntax(other);
-                object_to(path, format!("expected string, got &value.valueUnstructured{{Value:{shown}}}"));
-            }
+        (Shape::String | Shape::Bytes | Shape::Time | Shape::MicroTime | Shape::Duration, other)
+            if !other.is_string() =>
+        {
+            let shown = go_syntax(other);
+            object_to(path, format!("expected string, got &value.valueUnstructured{{Value:{shown}}}"));
         }
-        (Shape::Int32 | Shape::Int64 | Shape::Float, other) => {
-            if !other.is_number() {
-                object_to(path, format!("expected numeric (int or float), got {}", go_type(other)));
-            }
+        (Shape::Int32 | Shape::Int64 | Shape::Float, other) if !other.is_number() => {
+            object_to(path, format!("expected numeric (int or float), got {}", go_type(other)));
         }
         (Shape::Bool, other) if !other.is_boolean() => {
             object_to(path, format!("expected boolean, got &{{{}}}", go(other)));

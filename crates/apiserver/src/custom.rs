@@ -1,0 +1,268 @@
+//! Custom kinds: what a CustomResourceDefinition adds to the catalogue. From
+//! there on they are rows like all others.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use api::gvk::{GroupResource, GroupVersion, GroupVersionKind};
+use api::schema::Schema;
+use api::status::Status;
+use serde_json::{Value, json};
+use store::{Precondition, Range, Write};
+
+use crate::discovery::KindRef;
+use crate::kinds_table::{Kind, SchemaRef, Subresource};
+use crate::object::{self, Meta, map_mut};
+use crate::pipeline::write::{self, Refused};
+use crate::resource::{Collection, Resource};
+use crate::state::Core;
+
+mod column;
+pub(crate) mod definition;
+mod strategy;
+mod validate;
+
+/// Verbs of every custom resource, in discovery's order.
+const VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+const PART_VERBS: [&str; 3] = ["get", "patch", "update"];
+/// Attempts to write the status of a definition against concurrent writers.
+const ATTEMPTS: usize = 16;
+/// Instances deleted in one commit.
+const BATCH: usize = 100;
+
+/// True for the collection of definitions.
+pub(crate) fn is_definition(collection: &Collection) -> bool {
+    let name = &collection.group_resource;
+    name.group == "apiextensions.k8s.io" && name.resource == "customresourcedefinitions"
+}
+
+/// Puts the rows of a definition into the catalogue, or takes them out if it is
+/// not established (any more).
+pub(crate) fn defined(core: &Core, definition: &Value) {
+    let (group, plural) = (object::text(definition, "spec.group"), object::text(definition, "spec.names.plural"));
+    let established = object::items(definition, "status.conditions")
+        .iter()
+        .any(|one| one["type"] == "Established" && one["status"] == "True");
+    let rows = if established { rows(definition) } else { Vec::new() };
+    core.catalog.replace_custom(group, plural, rows);
+}
+
+/// Takes the rows of a definition out of the catalogue.
+pub(crate) fn undefined(core: &Core, definition: &Value) {
+    let (group, plural) = (object::text(definition, "spec.group"), object::text(definition, "spec.names.plural"));
+    core.catalog.replace_custom(group, plural, Vec::new());
+}
+
+/// Puts all stored definitions into the catalogue: at start.
+pub(crate) async fn restore(core: &Core) -> Result<(), Status> {
+    let definitions = core.collection("apiextensions.k8s.io", "customresourcedefinitions")?;
+    let range = Range { prefix: definitions.range(""), after: None, limit: 0, at: None };
+    let page = core.store.range(range).await.map_err(|error| write::read_failed(&error))?;
+    for entry in page.entries {
+        defined(core, &write::decode(&entry)?);
+    }
+    Ok(())
+}
+
+/// Accepts the names of a new definition and establishes it, or says why not.
+pub(crate) async fn establish(core: &Core, definition: &Value, stamp: &str) -> Result<(), Status> {
+    let definitions = core.collection("apiextensions.k8s.io", "customresourcedefinitions")?;
+    let key = definitions.key("", definition.name());
+    let conflict = conflict(core, definition);
+    for _ in 0..ATTEMPTS {
+        let Some(current) = write::current(core, &key).await? else { return Ok(()) };
+        let mut next = current.object;
+        let condition = |kind: &str, status: bool, reason: &str, message: &str| {
+            json!({
+                "type": kind,
+                "status": if status { "True" } else { "False" },
+                "lastTransitionTime": stamp,
+                "reason": reason,
+                "message": message,
+            })
+        };
+        let accepted = match &conflict {
+            None => condition("NamesAccepted", true, "NoConflicts", "no conflicts found"),
+            Some((reason, message)) => condition("NamesAccepted", false, reason, message),
+        };
+        let established = match &conflict {
+            None => condition("Established", true, "InitialNamesAccepted", "the initial names have been accepted"),
+            Some(_) => condition("Established", false, "NotAccepted", "not all names are accepted"),
+        };
+        let names = if conflict.is_none() {
+            object::at(&next, "spec.names").clone()
+        } else {
+            json!({"plural": "", "kind": ""})
+        };
+        let status = map_mut(&mut next, "status");
+        status.insert("conditions".to_owned(), json!([accepted, established]));
+        status.insert("acceptedNames".to_owned(), names);
+        let when = Precondition::ModifiedAt(current.entry.modified);
+        match write::put(core, &definitions, Arc::clone(&key), &mut next, when).await {
+            Ok(_) => {
+                defined(core, &next);
+                return Ok(());
+            }
+            Err(Refused::Conflict) => {}
+            Err(Refused::Failed(status)) => return Err(status),
+        }
+    }
+    Err(Status::modified(&definitions.group_resource, definition.name()))
+}
+
+/// Reason and message if another kind of the group has one of the names.
+fn conflict(core: &Core, definition: &Value) -> Option<(&'static str, String)> {
+    let group = object::text(definition, "spec.group");
+    let names = object::at(definition, "spec.names");
+    let plural = names["plural"].as_str().unwrap_or_default();
+    let snapshot = core.catalog.snapshot();
+    let others: Vec<&Arc<Resource>> = snapshot
+        .values()
+        .filter(|one| one.group() == group && one.collection.group_resource.resource != plural)
+        .collect();
+    let singular = names["singular"].as_str().unwrap_or_default();
+    let short: Vec<&str> = names["shortNames"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    for other in &others {
+        let taken: Vec<&str> = [other.collection.singular.as_str(), other.collection.group_resource.resource.as_str()]
+            .into_iter()
+            .chain(other.row.short_names.iter().map(Cow::as_ref))
+            .collect();
+        if taken.contains(&singular) {
+            return Some(("SingularConflict", format!("\"{singular}\" is already in use")));
+        }
+        if let Some(name) = short.iter().find(|name| taken.contains(name)) {
+            return Some(("ShortNamesConflict", format!("\"{name}\" is already in use")));
+        }
+        let kind = names["kind"].as_str().unwrap_or_default();
+        if other.kind() == kind || other.list_kind == kind {
+            return Some(("KindConflict", format!("\"{kind}\" is already in use")));
+        }
+        let list_kind = names["listKind"].as_str().unwrap_or_default();
+        if other.kind() == list_kind || other.list_kind == list_kind {
+            return Some(("ListKindConflict", format!("\"{list_kind}\" is already in use")));
+        }
+    }
+    None
+}
+
+/// Deletes all objects of a definition, without asking their finalizers: the
+/// kind is gone.
+pub(crate) async fn delete_instances(core: &Core, definition: &Value) -> Result<(), Status> {
+    let prefix = prefix(definition);
+    loop {
+        let range = Range { prefix: prefix.clone(), after: None, limit: BATCH, at: None };
+        let page = core.store.range(range).await.map_err(|error| write::read_failed(&error))?;
+        if page.entries.is_empty() {
+            return Ok(());
+        }
+        let deletes =
+            page.entries.iter().map(|entry| Write::Delete { key: Arc::clone(&entry.key), when: Precondition::Any });
+        let committed = core.store.commit(deletes.collect()).await;
+        committed.map_err(|error| Status::internal(api::error::Chain(&error)))?;
+    }
+}
+
+fn prefix(definition: &Value) -> String {
+    format!("/registry/{}/{}/", object::text(definition, "spec.group"), object::text(definition, "spec.names.plural"))
+}
+
+fn versions(definition: &Value) -> &[Value] {
+    object::items(definition, "spec.versions")
+}
+
+fn object_meta() -> Option<&'static Schema> {
+    crate::kinds_table::builtin().definition("meta.v1.ObjectMeta")
+}
+
+/// The rows of a definition, one per served version.
+fn rows(definition: &Value) -> Vec<Resource> {
+    let names = object::at(definition, "spec.names");
+    let text = |field: &str| names[field].as_str().unwrap_or_default().to_owned();
+    let list = |field: &str| -> Vec<String> {
+        names[field].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let group = object::text(definition, "spec.group").to_owned();
+    let storage = versions(definition).iter().find(|one| one["storage"] == true);
+    let Some(storage) = storage.and_then(|one| one["name"].as_str()) else { return Vec::new() };
+    let namespaced = object::text(definition, "spec.scope") == "Namespaced";
+    let strategy = match strategy::Custom::new(definition) {
+        Ok(strategy) => strategy,
+        Err(error) => {
+            tracing::warn!(err = %error, name = definition.name(), "a definition's schema cannot be used");
+            return Vec::new();
+        }
+    };
+    let collection = Arc::new(Collection {
+        group_resource: GroupResource { group: group.clone(), resource: text("plural") },
+        singular: text("singular"),
+        kind: text("kind"),
+        hub: format!("{group}/{storage}"),
+        prefix: prefix(definition),
+        namespaced,
+        strategy: Arc::new(strategy),
+    });
+    let mut rows = Vec::new();
+    for version in versions(definition).iter().filter(|one| one["served"] == true) {
+        let Some(name) = version["name"].as_str() else { continue };
+        let Some(schema) = schema_of(version) else { continue };
+        let group_version = GroupVersion::new(group.clone(), name);
+        let mut subresources = Vec::new();
+        let parts = version.get("subresources");
+        let gvk = |group_version: GroupVersion, kind: &str| GroupVersionKind { group_version, kind: kind.to_owned() };
+        if parts.is_some_and(|parts| parts.get("scale").is_some_and(Value::is_object)) {
+            subresources.push(Subresource {
+                name: "scale".into(),
+                gvk: gvk(GroupVersion::new("autoscaling", "v1"), "Scale"),
+                foreign: true,
+                verbs: PART_VERBS.map(Cow::Borrowed).to_vec(),
+            });
+        }
+        if parts.is_some_and(|parts| parts.get("status").is_some_and(Value::is_object)) {
+            subresources.push(Subresource {
+                name: "status".into(),
+                gvk: gvk(group_version.clone(), &text("kind")),
+                foreign: false,
+                verbs: PART_VERBS.map(Cow::Borrowed).to_vec(),
+            });
+        }
+        let cows = |list: Vec<String>| list.into_iter().map(Cow::Owned).collect::<Vec<_>>();
+        let kind = Kind {
+            gvk: gvk(group_version.clone(), &text("kind")),
+            resource: text("plural").into(),
+            singular: text("singular").into(),
+            short_names: cows(list("shortNames")),
+            categories: cows(list("categories")),
+            namespaced,
+            verbs: VERBS.map(Cow::Borrowed).to_vec(),
+            subresources,
+            list_kind: text("listKind").into(),
+            storage_version: GroupVersion::new(group.clone(), storage),
+            storage_prefix: format!("{group}/{}", text("plural")).into(),
+            storage_hash: "".into(),
+            schema: SchemaRef::Custom(Arc::new(schema)),
+            definition: "".into(),
+        };
+        rows.push(Resource {
+            collection: Arc::clone(&collection),
+            version: name.to_owned(),
+            api_version: group_version.to_string(),
+            list_kind: text("listKind"),
+            verbs: VERBS.map(str::to_owned).to_vec(),
+            subresources: kind
+                .subresources
+                .iter()
+                .map(|one| (one.name.to_string(), one.verbs.iter().map(|verb| verb.to_string()).collect()))
+                .collect(),
+            convert: None,
+            custom: true,
+            row: KindRef::Custom(Arc::new(kind)),
+        });
+    }
+    rows
+}
+
+/// The schema of a version; anything goes where there is none.
+fn schema_of(version: &Value) -> Option<Schema> {
+    let open_api = object::at(version, "schema.openAPIV3Schema");
+    Schema::from_crd(open_api, object_meta()?).ok()
+}

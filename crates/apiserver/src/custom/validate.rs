@@ -1,0 +1,180 @@
+//! Values against OpenAPI schemas of custom kinds, in upstream's words. Not
+//! for CEL rules and patterns.
+// TODO-correctness: `pattern`, `format` and x-kubernetes-validations UNTIL a regular expression and a CEL engine are in the tree.
+
+use serde_json::Value;
+
+use crate::field::{Errors, Path};
+
+/// Nesting that is followed; deeper values are refused by the decoder.
+const DEPTH: usize = 64;
+
+/// Checks a whole object; its metadata has rules of its own.
+pub(super) fn object(object: &Value, schema: &Value, errors: &mut Errors) {
+    let properties = schema.get("properties").and_then(Value::as_object);
+    required(object, schema, &Path::ROOT, errors);
+    for (name, schema) in properties.into_iter().flatten() {
+        if matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
+            continue;
+        }
+        if let Some(value) = object.get(name) {
+            check(value, schema, &Path::new(name), errors, 0);
+        }
+    }
+}
+
+fn required(value: &Value, schema: &Value, path: &Path<'_>, errors: &mut Errors) {
+    for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+        if value.get(name).is_none() {
+            errors.required(&path.child(name), "");
+        }
+    }
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_i64() || number.is_u64() => "integer",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn check(value: &Value, schema: &Value, path: &Path<'_>, errors: &mut Errors, depth: usize) {
+    if depth > DEPTH || (value.is_null() && schema["nullable"] == true) {
+        return;
+    }
+    if schema["x-kubernetes-int-or-string"] == true {
+        if !matches!(type_name(value), "integer" | "string") {
+            let detail = format!("{path} in body must be of type integer,string: \"{}\"", type_name(value));
+            errors.type_invalid(path, &type_name(value).into(), &detail);
+        }
+        return;
+    }
+    if let Some(wanted) = schema["type"].as_str() {
+        let is = type_name(value);
+        let fits = wanted == is || (wanted == "number" && is == "integer");
+        if !fits {
+            let detail = format!("{path} in body must be of type {wanted}: \"{is}\"");
+            errors.type_invalid(path, &is.into(), &detail);
+            return;
+        }
+    }
+    if let Some(allowed) = schema["enum"].as_array()
+        && !allowed.contains(value)
+    {
+        let texts: Vec<String> =
+            allowed.iter().map(|one| one.as_str().map_or_else(|| one.to_string(), str::to_owned)).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        errors.not_supported(path, value, &texts);
+    }
+    match value {
+        Value::String(text) => lengths(text.chars().count(), schema, ("minLength", "maxLength"), path, value, errors),
+        Value::Number(_) => bounds(value, schema, path, errors),
+        Value::Array(items) => {
+            lengths(items.len(), schema, ("minItems", "maxItems"), path, value, errors);
+            for (index, item) in items.iter().enumerate() {
+                check(item, &schema["items"], &path.index(index), errors, depth + 1);
+            }
+            list_keys(items, schema, path, errors);
+        }
+        Value::Object(map) => {
+            lengths(map.len(), schema, ("minProperties", "maxProperties"), path, value, errors);
+            required(value, schema, path, errors);
+            for (name, value) in map {
+                match schema["properties"].get(name) {
+                    Some(schema) => check(value, schema, &path.child(name), errors, depth + 1),
+                    None if schema["additionalProperties"].is_object() => {
+                        check(value, &schema["additionalProperties"], &path.child(name), errors, depth + 1);
+                    }
+                    None => {}
+                }
+            }
+        }
+        Value::Null | Value::Bool(_) => {}
+    }
+}
+
+fn lengths(
+    length: usize,
+    schema: &Value,
+    (least, most): (&str, &str),
+    path: &Path<'_>,
+    value: &Value,
+    errors: &mut Errors,
+) {
+    let what = match least {
+        "minLength" => "chars long",
+        "minItems" => "items",
+        _ => "properties",
+    };
+    if let Some(least) = schema[least].as_u64().filter(|least| (length as u64) < *least) {
+        let detail = match what {
+            "chars long" => format!("{path} in body should be at least {least} chars long"),
+            _ => format!("{path} in body should have at least {least} {what}"),
+        };
+        errors.invalid(path, value, &detail);
+    }
+    if let Some(most) = schema[most].as_u64().filter(|most| (length as u64) > *most) {
+        match what {
+            "chars long" => errors.too_long(path, most as usize),
+            _ => errors.too_many(path, length, most as usize),
+        }
+    }
+}
+
+fn bounds(value: &Value, schema: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let Some(number) = value.as_f64() else { return };
+    if let Some(least) = schema["minimum"].as_f64() {
+        let exclusive = schema["exclusiveMinimum"] == true;
+        if number < least || (exclusive && number == least) {
+            let word = if exclusive { "greater than" } else { "greater than or equal to" };
+            errors.invalid(path, value, &format!("{path} in body should be {word} {}", schema["minimum"]));
+        }
+    }
+    if let Some(most) = schema["maximum"].as_f64() {
+        let exclusive = schema["exclusiveMaximum"] == true;
+        if number > most || (exclusive && number == most) {
+            let word = if exclusive { "less than" } else { "less than or equal to" };
+            errors.invalid(path, value, &format!("{path} in body should be {word} {}", schema["maximum"]));
+        }
+    }
+    if let Some(step) = schema["multipleOf"].as_f64().filter(|step| *step != 0.0)
+        && (number / step).fract().abs() > f64::EPSILON
+    {
+        errors.invalid(path, value, &format!("{path} in body should be a multiple of {}", schema["multipleOf"]));
+    }
+}
+
+/// Items of sets and maps occur once.
+fn list_keys(items: &[Value], schema: &Value, path: &Path<'_>, errors: &mut Errors) {
+    match schema["x-kubernetes-list-type"].as_str() {
+        Some("set") => {
+            for (index, item) in items.iter().enumerate() {
+                if items[..index].contains(item) {
+                    errors.duplicate(&path.index(index), item);
+                }
+            }
+        }
+        Some("map") => {
+            let names: Vec<&str> = schema["x-kubernetes-list-map-keys"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect();
+            let key = |item: &Value| -> Value {
+                names.iter().map(|name| ((*name).to_owned(), item[*name].clone())).collect()
+            };
+            for (index, item) in items.iter().enumerate() {
+                if items[..index].iter().any(|one| key(one) == key(item)) {
+                    errors.duplicate(&path.index(index), &key(item));
+                }
+            }
+        }
+        _ => {}
+    }
+}
