@@ -220,7 +220,8 @@ impl Status {
 
     /// 415: the body's media type cannot be read.
     pub fn unsupported_media_type(supported: &str) -> Self {
-        let message = format!("the body of the request was in an unknown format - accepted media types include: {supported}");
+        let message =
+            format!("the body of the request was in an unknown format - accepted media types include: {supported}");
         Self::failure(415, "UnsupportedMediaType", message)
     }
 
