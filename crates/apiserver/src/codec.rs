@@ -197,6 +197,12 @@ pub fn conform(object: &Value, schema: &Schema) -> Result<Decoded, DecodeError> 
     conform::conform(&Node::from_value(object), schema)
 }
 
+/// Gives an object the form that storing it gives it: lists that are empty and
+/// always written become null. For built-in kinds, after ownership is tracked.
+pub fn stored_form(object: &mut Value, schema: &Schema) {
+    conform::stored_form(object, schema);
+}
+
 /// Any JSON body as a tree, with upstream's syntax errors; duplicates are reported.
 pub fn parse_json(body: &[u8]) -> Result<Decoded, DecodeError> {
     let mut strict = Vec::new();

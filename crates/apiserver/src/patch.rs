@@ -79,6 +79,8 @@ impl PatchError {
 pub fn json_patch(object: &Value, patch: &[u8]) -> Result<Patched, PatchError> {
     let Decoded { object: operations, strict } = codec::parse_json(patch).map_err(PatchError::Decode)?;
     let object = json_patch::apply(object, &operations)?;
+    let mut strict: Vec<String> = strict.into_iter().map(|finding| format!("json patch {finding}")).collect();
+    strict.extend(json_patch::unknown_members(&operations));
     Ok(Patched { object, patch: operations, strict })
 }
 

@@ -212,16 +212,7 @@ impl<'a> Walk<'a> {
             };
             self.path.pop();
             self.owner = known.name.as_ref();
-            if let Some(mut value) = value {
-                // A list of items is an answer, not something that is stored.
-                let stored = dialect == Dialect::Go && !known.keeps_empty && field.name != "items";
-                if stored
-                    && field.omit == Omit::Never
-                    && !field.schema.pointer
-                    && is_empty_collection(&field.schema, &value)
-                {
-                    value = Value::Null;
-                }
+            if let Some(value) = value {
                 place(&mut out, field, value, dialect);
             }
         }
@@ -344,6 +335,28 @@ pub(super) fn is_left_out(field: &Field, value: &Value) -> bool {
         Shape::Time | Shape::MicroTime => field.omit == Omit::Zero && value.is_null(),
         Shape::Quantity | Shape::IntOrString | Shape::Raw => false,
         _ => is_zero(value),
+    }
+}
+
+/// What a built-in object is after it was stored: protobuf does not keep an
+/// empty list that Go always writes apart from one that is absent.
+pub(super) fn stored_form(value: &mut Value, schema: &Schema) {
+    match (schema.shape(), value) {
+        (Shape::Struct(known), Value::Object(map)) if known.dialect == Dialect::Go && !known.keeps_empty => {
+            for (name, value) in map {
+                let Some(field) = known.field(name) else { continue };
+                if field.omit == Omit::Never && !field.schema.pointer && is_empty_collection(&field.schema, value) {
+                    *value = Value::Null;
+                } else {
+                    stored_form(value, &field.schema);
+                }
+            }
+        }
+        (Shape::List(items), Value::Array(list)) => list.iter_mut().for_each(|item| stored_form(item, items)),
+        (Shape::Map(values), Value::Object(map)) => {
+            map.values_mut().for_each(|value| stored_form(value, values));
+        }
+        _ => {}
     }
 }
 

@@ -22,13 +22,22 @@ pub(super) fn parse(body: &[u8]) -> Result<Node<'static>, DecodeError> {
     }
 }
 
-/// `line 6: did not find expected key`
+/// `line 6: did not find expected key`. Go counts from where the surrounding
+/// value began, from zero, and for errors of its scanner from one.
 fn in_gos_words(error: &serde_yaml_ng::Error) -> String {
     let text = error.to_string();
-    let what = text.split(" at line ").next().unwrap_or(&text);
-    match error.location() {
-        Some(location) => format!("line {}: {what}", location.line()),
-        None => what.to_owned(),
+    let what = text.split(" at line ").next().unwrap_or(&text).to_owned();
+    let lines: Vec<usize> = text
+        .split(" at line ")
+        .skip(1)
+        .filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
+        .collect();
+    let from_zero = |line: &usize| line.saturating_sub(1);
+    let line = lines.iter().rev().map(from_zero).find(|line| *line != 0);
+    let parser = what.starts_with("did not find expected");
+    match line {
+        Some(line) => format!("line {}: {what}", if parser { line } else { line + 1 }),
+        None => what,
     }
 }
 

@@ -30,6 +30,19 @@ pub(super) fn apply(object: &Value, operations: &Value) -> Result<Value, PatchEr
     Ok(object)
 }
 
+/// Members of operations that mean nothing, as strict decoding names them.
+pub(super) fn unknown_members(operations: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    for (index, operation) in operations.as_array().into_iter().flatten().enumerate() {
+        for (key, _) in operation.as_object().into_iter().flatten() {
+            if !matches!(key.as_str(), "op" | "path" | "from" | "value") {
+                found.push(format!("json patch unknown field \"[{index}].{key}\""));
+            }
+        }
+    }
+    found
+}
+
 /// Applies one operation; none if it does not apply.
 fn one(object: &mut Value, operation: &Value) -> Option<()> {
     let text = |key: &str| operation.get(key).and_then(Value::as_str);

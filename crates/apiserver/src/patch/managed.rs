@@ -131,9 +131,14 @@ fn conflict_message(conflicts: &[Conflict]) -> String {
     format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
 }
 
-/// Records a create, update or patch: writes `metadata.managedFields` of `new`.
-/// `live` is none for a create.
+/// Records a create, update or patch: writes `metadata.managedFields` of `new`
+/// and gives it the form that storing it has. `live` is none for a create.
 pub fn update(live: Option<&Value>, new: &mut Value, schema: &Schema, tracking: &Tracking<'_>) {
+    record(live, new, schema, tracking);
+    codec::stored_form(new, schema);
+}
+
+fn record(live: Option<&Value>, new: &mut Value, schema: &Schema, tracking: &Tracking<'_>) {
     let sent = entries::take(new);
     let held = live.map(|live| Managed::decode(&live["metadata"]["managedFields"])).unwrap_or_default();
     let managed = match (tracking.subresource.is_empty(), &sent) {

@@ -61,9 +61,7 @@ pub(super) fn atom<'a>(schema: &'a Schema, value: Option<&Value>) -> Atom<'a> {
         }
         Shape::Map(values) => Atom::Map(Members { known: None, values: Some(values) }),
         Shape::List(items) if schema.list != ListType::Atomic => Atom::List(items, &schema.list),
-        Shape::Any | Shape::Raw | Shape::Fields if value.is_some_and(Value::is_object) => {
-            Atom::Map(Members { known: None, values: Some(&FREE) })
-        }
+        Shape::Any if value.is_some_and(Value::is_object) => Atom::Map(Members { known: None, values: Some(&FREE) }),
         _ => Atom::Leaf,
     }
 }
