@@ -9,6 +9,7 @@ mod files;
 mod identity;
 mod image;
 pub mod runtime;
+mod seccomp;
 mod shim;
 mod spec;
 mod sys;

@@ -5,7 +5,9 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
 
 use super::record::SandboxRecord;
 use super::Inner;
@@ -15,6 +17,7 @@ use crate::identity;
 use crate::image::ImageConfig;
 use crate::image::store::ImageRecord;
 use crate::runtime::{ContainerConfig, Device, NamespaceMode, Propagation, RuntimeError, Seccomp};
+use crate::seccomp::{self, SeccompError};
 use crate::spec::{BindMount, ContainerSpec, DeviceNode, ProcessSpec};
 
 /// `PATH` of an image that sets none.
@@ -102,10 +105,7 @@ impl Inner {
             groups: user.groups,
             capabilities,
             no_new_privileges: security.no_new_privileges,
-            seccomp: match (&security.seccomp, security.privileged) {
-                (_, true) | (Seccomp::Unconfined, _) => None,
-                _ => None,
-            },
+            seccomp: self.seccomp_program(config, capabilities.bounding)?,
             oom_score_adj: adjustment.map(|value| self.oom_score_floor.map_or(value, |floor| value.max(floor))),
             tty: config.tty,
         };
@@ -134,6 +134,43 @@ impl Inner {
             process,
         };
         Ok(Resolved { spec, devices: rules, stop_signal, stop_signal_name: signal_name })
+    }
+}
+
+impl Inner {
+    /// The file with the program of the asked filter; written if it is new.
+    fn seccomp_program(&self, config: &ContainerConfig, capabilities: u64) -> Result<Option<PathBuf>, RuntimeError> {
+        let unusable = |error: SeccompError| match error {
+            SeccompError::Read { path, source } => RuntimeError::Io { step: format!("read seccomp profile {path}"), source },
+            error @ SeccompError::Invalid(_) => invalid("seccomp", error.to_string()),
+        };
+        let (name, profile) = match &config.security.seccomp {
+            _ if config.security.privileged => return Ok(None),
+            Seccomp::Unconfined => return Ok(None),
+            // The list depends on the capabilities alone: one file for each set.
+            Seccomp::RuntimeDefault => (format!("default-{capabilities:x}.bpf"), None),
+            Seccomp::Localhost(path) => {
+                let profile = seccomp::Profile::read(path).map_err(unusable)?;
+                let program = profile.compile().map_err(unusable)?;
+                (format!("{}.bpf", crate::image::hex(&Sha256::digest(&program))), Some(program))
+            }
+        };
+        let dir = self.state.join("seccomp");
+        let path = dir.join(name);
+        if !path.exists() {
+            let program = match profile {
+                Some(program) => program,
+                None => seccomp::default_profile(capabilities).compile().map_err(unusable)?,
+            };
+            let write = || {
+                std::fs::create_dir_all(&dir)?;
+                let temporary = dir.join(crate::random_hex(8)?);
+                std::fs::write(&temporary, &program)?;
+                std::fs::rename(&temporary, &path)
+            };
+            write().map_err(|source| RuntimeError::Io { step: format!("write {}", path.display()), source })?;
+        }
+        Ok(Some(path))
     }
 }
 

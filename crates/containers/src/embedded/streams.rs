@@ -234,7 +234,7 @@ impl Inner {
         };
         if let Some(master) = exec.master {
             let streams = terminal_streams(&master, &request)?;
-            self.tasks.spawn(resize_terminal(master, sizes));
+            self.tasks.spawn(self.closing.clone().run_until_cancelled_owned(resize_terminal(master, sizes)));
             return Ok(session(streams));
         }
         Ok(session(pipe_streams(pipes.ours)?))
@@ -261,11 +261,12 @@ impl Inner {
         let (resize, sizes) = mpsc::channel(RESIZE_QUEUE);
         if let (true, Some(master)) = (record.config.tty, &input) {
             let master = master.try_clone().map_err(io_error("share the terminal"))?;
-            self.tasks.spawn(resize_terminal(master, sizes));
+            self.tasks.spawn(self.closing.clone().run_until_cancelled_owned(resize_terminal(master, sizes)));
         }
         pipes.ours[0] = input.filter(|_| stdin);
         let streams = pipe_streams(pipes.ours)?;
         let (sender, exit) = oneshot::channel();
+        let closing = self.closing.clone();
         self.tasks.spawn(async move {
             let mut sender = sender;
             tokio::select! {
@@ -274,6 +275,7 @@ impl Inner {
                     sender.send(code).ok();
                 },
                 () = sender.closed() => {}
+                () = closing.cancelled() => {}
             }
         });
         Ok(Session { stdin: streams.stdin, stdout: streams.stdout, stderr: streams.stderr, resize, exit })

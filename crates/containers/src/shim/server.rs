@@ -47,6 +47,7 @@ fn prepare() -> io::Result<OwnedFd> {
     rustix::thread::set_name(c"darter-shim")?;
     let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, 0.into())?;
     sys::duplicate_onto(null.as_fd(), 0)?;
+    drop(null);
     sys::default_children();
     sys::signal_fd(&[libc::SIGCHLD])
 }
