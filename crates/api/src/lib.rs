@@ -7,6 +7,11 @@
 
 pub mod error;
 pub mod gvk;
+pub mod names;
+pub mod quantity;
+pub mod schema;
+pub mod selector;
 pub mod status;
+pub mod time;
 
 pub use k8s_openapi as types;

@@ -8,6 +8,7 @@ mod embedded;
 mod files;
 mod identity;
 mod image;
+pub mod mounts;
 pub mod runtime;
 mod seccomp;
 mod shim;

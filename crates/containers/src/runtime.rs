@@ -656,7 +656,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn sandboxes(&self) -> Result<Vec<SandboxStatus>, RuntimeError>;
 
     /// Makes a container; its process starts at [`Runtime::start_container`].
-    async fn create_container(&self, sandbox: &SandboxId, config: ContainerConfig) -> Result<ContainerId, RuntimeError>;
+    async fn create_container(&self, sandbox: &SandboxId, config: ContainerConfig)
+    -> Result<ContainerId, RuntimeError>;
     /// Runs the process.
     async fn start_container(&self, id: &ContainerId) -> Result<(), RuntimeError>;
     /// Sends the stop signal, then SIGKILL after `grace`. Returns once it has ended.
@@ -682,7 +683,12 @@ pub trait Runtime: Send + Sync + 'static {
     fn thaw(&self, id: &SandboxId) -> Result<(), RuntimeError>;
 
     /// Runs a command to its end.
-    async fn exec_sync(&self, id: &ContainerId, command: Vec<String>, timeout: Option<Duration>) -> Result<ExecOutput, RuntimeError>;
+    async fn exec_sync(
+        &self,
+        id: &ContainerId,
+        command: Vec<String>,
+        timeout: Option<Duration>,
+    ) -> Result<ExecOutput, RuntimeError>;
     /// Runs a command with streams.
     async fn exec(&self, id: &ContainerId, request: ExecRequest) -> Result<Session, RuntimeError>;
     /// Connects to the container's own streams; `tty` and `stdin` of the

@@ -7,12 +7,29 @@
 //! Two implementations share one contract (see [`contract`]): the embedded
 //! store in this crate and, later, an etcd cluster.
 
+pub mod contract;
+pub mod embedded;
+mod ephemeral;
+pub mod memory;
+mod stage;
+
+pub use embedded::{EmbeddedStore, Options};
+pub use ephemeral::EphemeralStore;
+
 use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
+
+/// Most writes that one commit may hold.
+pub const MAX_WRITES: usize = 128;
+/// Longest key, bytes.
+pub const MAX_KEY_BYTES: usize = 4096;
+/// Largest value, bytes. The same bound as an etcd request has by default, so
+/// that an object accepted here can move to an etcd cluster.
+pub const MAX_VALUE_BYTES: usize = 1536 * 1024;
 
 /// A point in the store's history; revision 0 is the empty store before any
 /// commit. Every commit takes the next revision; all puts and deletes of one
@@ -98,6 +115,22 @@ pub enum Write {
         /// Checked before anything is written.
         when: Precondition,
     },
+}
+
+impl Write {
+    /// The key it writes.
+    pub fn key(&self) -> &Arc<str> {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// What must hold for that key.
+    pub fn when(&self) -> Precondition {
+        match self {
+            Self::Put { when, .. } | Self::Delete { when, .. } => *when,
+        }
+    }
 }
 
 /// A commit that is durable.

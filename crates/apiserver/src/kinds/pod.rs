@@ -1,0 +1,121 @@
+//! Pods.
+
+mod cells;
+pub(super) mod defaults;
+
+use serde_json::{Value, json};
+
+use crate::object;
+use crate::strategy::{Column, Generation, Part, Strategy, Write};
+
+pub(super) struct Pod;
+
+impl Strategy for Pod {
+    fn default(&self, object: &mut Value) {
+        defaults::pod(object);
+    }
+
+    fn prepare_create(&self, object: &mut Value, _write: &mut Write<'_>) {
+        let class = qos_class(object);
+        object::as_map(object).insert("status".to_owned(), json!({"phase": "Pending", "qosClass": class}));
+        if !object::items(object, "spec.schedulingGates").is_empty() {
+            let gated = json!({
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+                "lastProbeTime": null,
+                "lastTransitionTime": null,
+            });
+            object::map_mut(object, "status").insert("conditions".to_owned(), json!([gated]));
+        }
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value, write: &mut Write<'_>) {
+        if write.part == Part::Status {
+            // The class is what the pod was made with.
+            if let Some(class) = old.get("status").and_then(|status| status.get("qosClass")).cloned() {
+                object::map_mut(new, "status").insert("qosClass".to_owned(), class);
+            }
+        }
+    }
+
+    fn generation(&self) -> Generation {
+        Generation::Spec
+    }
+
+    fn status_writes_metadata(&self) -> bool {
+        false
+    }
+
+    fn returns_deleted(&self) -> bool {
+        true
+    }
+
+    fn grace(&self, pod: &Value, asked: Option<i64>) -> Option<i64> {
+        let own = object::at(pod, "spec.terminationGracePeriodSeconds").as_i64();
+        let period = asked.or(own).unwrap_or(30);
+        let finished = matches!(object::text(pod, "status.phase"), "Failed" | "Succeeded");
+        // Nobody has to stop a pod that runs nowhere.
+        if object::text(pod, "spec.nodeName").is_empty() || finished {
+            return Some(0);
+        }
+        Some(if period < 0 { 1 } else { period })
+    }
+
+    fn selectable(&self) -> &'static [&'static str] {
+        &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIP",
+            "status.podIPs",
+            "status.nominatedNodeName",
+        ]
+    }
+
+    fn selectable_value(&self, pod: &Value, field: &str) -> String {
+        match field {
+            "spec.hostNetwork" => object::at(pod, field).as_bool().unwrap_or(false).to_string(),
+            "status.podIP" | "status.podIPs" => {
+                let first = object::items(pod, "status.podIPs").first().and_then(|ip| ip["ip"].as_str());
+                first.unwrap_or_default().to_owned()
+            }
+            _ => object::text(pod, field).to_owned(),
+        }
+    }
+
+    fn columns(&self) -> Vec<Column> {
+        cells::columns()
+    }
+
+    fn cells(&self, pod: &Value, now: i64) -> Vec<Value> {
+        cells::cells(pod, now)
+    }
+}
+
+/// Quality of service by requests and limits of all containers.
+fn qos_class(pod: &Value) -> &'static str {
+    const COMPUTE: [&str; 2] = ["cpu", "memory"];
+    let containers = object::items(pod, "spec.initContainers").iter().chain(object::items(pod, "spec.containers"));
+    let (mut any, mut guaranteed) = (false, true);
+    let amount = |container: &Value, list: &str, name: &str| -> Option<api::quantity::Quantity> {
+        let text = object::at(container, "resources").get(list)?.get(name)?.as_str()?;
+        text.parse().ok().filter(|quantity: &api::quantity::Quantity| !quantity.is_zero())
+    };
+    for container in containers {
+        for name in COMPUTE {
+            let (request, limit) = (amount(container, "requests", name), amount(container, "limits", name));
+            any |= request.is_some() || limit.is_some();
+            guaranteed &= limit.is_some() && request.as_ref().is_none_or(|request| Some(request) == limit.as_ref());
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}

@@ -1,0 +1,166 @@
+//! The node's network parts, in the order in which they need each other, and
+//! the seam by which the runtime reaches the pod network.
+
+use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use containers::runtime::{Protocol, SandboxConfig, SandboxId, SandboxNetwork};
+use dns::{Dns, DnsConfig};
+use network::activity::{Activity, ActivityConfig};
+use network::cidr::Cidr;
+use network::pod::{HostPort, PodNetwork, PodNetworkConfig, TransportProtocol};
+use network::service::{ServiceLoadBalancers, ServiceProxy, ServiceProxyConfig};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::super::{Parts, UpError};
+use super::Context;
+use crate::arguments;
+use crate::instance::Instance;
+
+/// Where DNS is served.
+const DNS_PORT: u16 = 53;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// The pod network of a node whose range is not known yet: the range comes from
+/// the API, and the runtime starts before it. Attaching waits for it.
+pub(super) struct DeferredNetwork {
+    network: watch::Sender<Option<Arc<PodNetwork>>>,
+}
+
+impl DeferredNetwork {
+    pub(super) fn new() -> Self {
+        Self { network: watch::Sender::new(None) }
+    }
+
+    fn open(&self, network: PodNetwork) {
+        self.network.send_replace(Some(Arc::new(network)));
+    }
+
+    async fn network(&self) -> Result<Arc<PodNetwork>, Failure> {
+        let mut receiver = self.network.subscribe();
+        let network = receiver.wait_for(Option::is_some).await?.clone();
+        network.ok_or_else(|| "the pod network is closed".into())
+    }
+}
+
+#[async_trait::async_trait]
+impl SandboxNetwork for DeferredNetwork {
+    async fn attach(&self, id: &SandboxId, netns: &Path, config: &SandboxConfig) -> Result<Vec<IpAddr>, Failure> {
+        let ports: Vec<HostPort> = config.port_mappings.iter().map(host_port).collect();
+        // Microseconds of netlink; not worth a thread switch.
+        Ok(self.network().await?.attach(&id.0, netns, &ports)?.addresses)
+    }
+
+    async fn detach(&self, id: &SandboxId) -> Result<(), Failure> {
+        Ok(self.network().await?.detach(&id.0)?)
+    }
+}
+
+fn host_port(mapping: &containers::runtime::PortMapping) -> HostPort {
+    HostPort {
+        protocol: match mapping.protocol {
+            Protocol::Tcp => TransportProtocol::Tcp,
+            Protocol::Udp => TransportProtocol::Udp,
+            Protocol::Sctp => TransportProtocol::Sctp,
+        },
+        pod_port: mapping.container_port,
+        host_port: mapping.host_port,
+        host_address: match mapping.host_ip {
+            Some(IpAddr::V4(address)) if !address.is_unspecified() => Some(address),
+            _ => None,
+        },
+    }
+}
+
+/// Opens the pod network over `range`, then starts Services and DNS.
+pub(super) async fn start(
+    node: &Context<'_>,
+    range: &str,
+    deferred: &DeferredNetwork,
+    shutdown: &CancellationToken,
+    parts: &mut Parts,
+) -> Result<(), UpError> {
+    let ranges = Ranges::new(node.arguments, range)?;
+    let network = PodNetwork::open(pod_network(node.instance, &ranges)).map_err(UpError::start("the pod network"))?;
+    for obstacle in network.forwarding_obstacles().map_err(UpError::start("the pod network"))? {
+        tracing::warn!(obstacle, "rules that are not ours keep pods from reaching each other or the outside");
+    }
+    let gateway = network.gateway();
+    deferred.open(network);
+    let proxy = ServiceProxy::new(node.control.part("system:kube-proxy"), service_proxy(node.instance, node.name, &ranges));
+    let proxy = proxy.map_err(UpError::start("Services"))?;
+    let balancers = ServiceLoadBalancers::new(node.control.admin());
+    let (first, second) = (shutdown.clone(), shutdown.clone());
+    parts.spawn(async move {
+        proxy.run(first).await;
+        "Services"
+    });
+    parts.spawn(async move {
+        balancers.run(second).await;
+        "Services' outside addresses"
+    });
+    start_dns(node, gateway, shutdown, parts).await
+}
+
+/// DNS on the address that pods see the node by; the DNS Service leads there.
+async fn start_dns(
+    node: &Context<'_>,
+    gateway: IpAddr,
+    shutdown: &CancellationToken,
+    parts: &mut Parts,
+) -> Result<(), UpError> {
+    let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let config = DnsConfig {
+        domain: node.arguments.cluster_domain.clone(),
+        listen: vec![SocketAddr::new(gateway, DNS_PORT)],
+        resolvers: dns::resolvers(&resolv_conf),
+    };
+    let dns = Dns::bind(node.control.part("system:darter:dns"), config).await.map_err(UpError::start("DNS"))?;
+    super::super::addons::publish_dns(node.control, node.name, gateway).await?;
+    let token = shutdown.clone();
+    parts.spawn(async move {
+        dns.run(token).await;
+        "DNS"
+    });
+    Ok(())
+}
+
+/// Opens the kernel's view of pod traffic and lets pods fall asleep.
+pub(super) fn watch_traffic(node: &Context<'_>, range: &str, sleep: &kubelet::sleep::Sleep) -> Result<(), UpError> {
+    let ranges = Ranges::new(node.arguments, range)?;
+    let config = ActivityConfig { table: format!("{}-activity", node.instance.table), ..ActivityConfig::new(ranges.pods) };
+    let activity = Activity::open(config, sleep.on_wake()).map_err(UpError::start("the view of pod traffic"))?;
+    sleep.enable(Arc::new(activity));
+    Ok(())
+}
+
+/// The address ranges of a node.
+struct Ranges {
+    pods: Cidr,
+    cluster: Cidr,
+    services: Cidr,
+}
+
+impl Ranges {
+    fn new(arguments: &arguments::Up, pods: &str) -> Result<Self, UpError> {
+        let parse = |text: &str| text.parse::<Cidr>().map_err(UpError::start("the pod network"));
+        Ok(Self { pods: parse(pods)?, cluster: parse(&arguments.cluster_cidr)?, services: parse(&arguments.service_cidr)? })
+    }
+}
+
+fn pod_network(instance: &Instance, ranges: &Ranges) -> PodNetworkConfig {
+    PodNetworkConfig {
+        interface: instance.bridge.clone(),
+        table: format!("{}-pods", instance.table),
+        service_cidr: Some(ranges.services),
+        ..PodNetworkConfig::new(ranges.pods, ranges.cluster)
+    }
+}
+
+fn service_proxy(instance: &Instance, node: &str, ranges: &Ranges) -> ServiceProxyConfig {
+    ServiceProxyConfig { table: instance.table.clone(), ..ServiceProxyConfig::new(node, ranges.pods, ranges.cluster) }
+}

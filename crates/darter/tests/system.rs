@@ -1,0 +1,18 @@
+//! The whole product from outside: the built binary, real clients, a real
+//! node. One binary, so that the product is linked once. Needs root, and takes
+//! clients from Debian's packages; what is missing fails with the reason.
+
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "tests")]
+
+#[path = "system/clients.rs"]
+mod clients;
+#[path = "system/harness.rs"]
+mod harness;
+#[path = "system/images.rs"]
+mod images;
+#[path = "system/kubectl.rs"]
+mod kubectl;
+#[path = "system/startup.rs"]
+mod startup;
+#[path = "system/tools.rs"]
+mod tools;
