@@ -254,7 +254,11 @@ impl Runtime for EmbeddedRuntime {
         Ok(lock(&self.inner.sandboxes).values().map(|sandbox| sandbox.status()).collect())
     }
 
-    async fn create_container(&self, sandbox: &SandboxId, config: ContainerConfig) -> Result<ContainerId, RuntimeError> {
+    async fn create_container(
+        &self,
+        sandbox: &SandboxId,
+        config: ContainerConfig,
+    ) -> Result<ContainerId, RuntimeError> {
         let (inner, sandbox) = (Arc::clone(&self.inner), self.inner.find_sandbox(sandbox)?);
         blocking(move || inner.create_container(&sandbox, config)).await
     }

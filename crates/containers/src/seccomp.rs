@@ -145,12 +145,16 @@ impl Profile {
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, SeccompError> {
-        let oci: OciProfile = serde_json::from_slice(bytes).map_err(|error| SeccompError::Invalid(error.to_string()))?;
+        let oci: OciProfile =
+            serde_json::from_slice(bytes).map_err(|error| SeccompError::Invalid(error.to_string()))?;
         let rules = oci.syscalls.into_iter().map(|rule| {
             let action = action(&rule.action, rule.errno_ret)?;
             Ok(Rule { names: rule.names, action, conditions: rule.args.unwrap_or_default() })
         });
-        Ok(Self { default: action(&oci.default_action, oci.default_errno_ret)?, rules: rules.collect::<Result<_, _>>()? })
+        Ok(Self {
+            default: action(&oci.default_action, oci.default_errno_ret)?,
+            rules: rules.collect::<Result<_, _>>()?,
+        })
     }
 
     /// The program as native-endian `sock_filter` bytes.
@@ -159,7 +163,10 @@ impl Profile {
     pub(crate) fn compile(&self) -> Result<Vec<u8>, SeccompError> {
         let program = assemble(self)?;
         if program.len() > MAX_PROGRAM {
-            return Err(SeccompError::Invalid(format!("needs {} instructions, the kernel takes {MAX_PROGRAM}", program.len())));
+            return Err(SeccompError::Invalid(format!(
+                "needs {} instructions, the kernel takes {MAX_PROGRAM}",
+                program.len()
+            )));
         }
         let bytes = program.iter().flat_map(|Instruction { code, jt, jf, k }| {
             let mut bytes = [0_u8; 8];

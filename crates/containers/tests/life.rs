@@ -38,7 +38,9 @@ async fn what_cannot_be_started_says_why_in_the_words_users_search_for() {
         assert!(matches!(error, RuntimeError::Start(_)), "{error:?}");
         assert_eq!(error.to_string(), text);
         let status = machine.runtime.container(&id).await.unwrap();
-        let ContainerState::Exited { exit_code, reason, message, .. } = status.state else { panic!("{:?}", status.state) };
+        let ContainerState::Exited { exit_code, reason, message, .. } = status.state else {
+            panic!("{:?}", status.state)
+        };
         assert_eq!((exit_code, reason.as_str(), message.as_str()), (128, "StartError", text));
     }
     let id = machine.create(&sandbox, "", |config| config.working_dir = "/etc/plain".into()).await;
@@ -157,7 +159,11 @@ async fn rights_are_those_of_the_request() {
             "CapPrm: 0000000000000000 CapBnd: 00000000a80425fb NoNewPrivs: 1 Seccomp: 2 1000\n",
         ),
         (
-            Security { drop_capabilities: vec!["ALL".into()], add_capabilities: vec!["NET_ADMIN".into()], ..Security::default() },
+            Security {
+                drop_capabilities: vec!["ALL".into()],
+                add_capabilities: vec!["NET_ADMIN".into()],
+                ..Security::default()
+            },
             "CapPrm: 0000000000001000 CapBnd: 0000000000001000 NoNewPrivs: 0 Seccomp: 0 0\n",
         ),
     ] {
@@ -179,7 +185,8 @@ async fn a_container_beyond_its_memory_is_reported_as_killed_for_it() {
     let sandbox = machine.sandbox().await;
     let id = machine
         .run(&sandbox, "", |config| {
-            config.command = vec!["dd".into(), "if=/dev/zero".into(), "of=/dev/null".into(), "bs=100M".into(), "count=1".into()];
+            config.command =
+                vec!["dd".into(), "if=/dev/zero".into(), "of=/dev/null".into(), "bs=100M".into(), "count=1".into()];
             config.resources.memory_limit_bytes = Some(8 << 20);
         })
         .await;
@@ -270,7 +277,12 @@ async fn mounts_identity_and_shared_processes_are_as_asked() {
     std::fs::write(volume.join("file"), "content").unwrap();
     let sandbox = machine.sandbox_with(|config| config.pid = NamespaceMode::Pod).await;
     let mounts = vec![
-        Mount { container_path: "/made/on/demand".into(), host_path: volume.clone(), readonly: true, ..Mount::default() },
+        Mount {
+            container_path: "/made/on/demand".into(),
+            host_path: volume.clone(),
+            readonly: true,
+            ..Mount::default()
+        },
         Mount { container_path: "/a-file".into(), host_path: volume.join("file"), ..Mount::default() },
     ];
     let script = "cat /made/on/demand/file; touch /made/on/demand/x 2>&1; echo more >> /a-file; id -G; mkdir /tmp/z; \

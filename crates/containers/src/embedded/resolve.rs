@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::record::SandboxRecord;
 use super::Inner;
+use super::record::SandboxRecord;
 use crate::capability;
 use crate::cgroup::DeviceRule;
 use crate::identity;
@@ -59,6 +59,16 @@ pub(super) struct Resolved {
     pub(super) stop_signal_name: String,
 }
 
+/// Where a container's things are.
+pub(super) struct Places<'a> {
+    /// The sandbox's state directory.
+    pub(super) sandbox_dir: &'a Path,
+    /// Relative to the hierarchies' roots.
+    pub(super) cgroup: &'a str,
+    /// The container's writable layer.
+    pub(super) writable: &'a Path,
+}
+
 fn invalid(field: &str, reason: impl Into<String>) -> RuntimeError {
     RuntimeError::Invalid { field: field.to_owned(), reason: reason.into() }
 }
@@ -77,12 +87,11 @@ impl Inner {
     pub(super) fn resolve(
         &self,
         sandbox: &SandboxRecord,
-        sandbox_dir: &Path,
         image: &ImageRecord,
         config: &ContainerConfig,
-        cgroup: &str,
-        writable: &Path,
+        places: &Places<'_>,
     ) -> Result<Resolved, RuntimeError> {
+        let Places { sandbox_dir, cgroup, writable } = *places;
         let security = &config.security;
         let layers_dir = self.images.layers_dir();
         let user = identity::resolve(&layers_dir, &image.layers, security, &image.config.user);
@@ -141,7 +150,9 @@ impl Inner {
     /// The file with the program of the asked filter; written if it is new.
     fn seccomp_program(&self, config: &ContainerConfig, capabilities: u64) -> Result<Option<PathBuf>, RuntimeError> {
         let unusable = |error: SeccompError| match error {
-            SeccompError::Read { path, source } => RuntimeError::Io { step: format!("read seccomp profile {path}"), source },
+            SeccompError::Read { path, source } => {
+                RuntimeError::Io { step: format!("read seccomp profile {path}"), source }
+            }
             error @ SeccompError::Invalid(_) => invalid("seccomp", error.to_string()),
         };
         let (name, profile) = match &config.security.seccomp {
@@ -412,7 +423,8 @@ pub(super) fn disk_usage(path: &Path) -> io::Result<(u64, u64)> {
             Err(error) => return Err(error),
         };
         for entry in entries {
-            let Ok(metadata) = entry.as_ref().map_err(|_| ()).and_then(|entry| entry.path().symlink_metadata().map_err(|_| ()))
+            let Ok(metadata) =
+                entry.as_ref().map_err(|_| ()).and_then(|entry| entry.path().symlink_metadata().map_err(|_| ()))
             else {
                 continue;
             };
@@ -437,9 +449,16 @@ mod tests {
 
     #[test]
     fn signals_are_known_by_number_and_name() {
-        for (text, number) in
-            [("15", Some(15)), ("term", Some(15)), ("SIGQUIT", Some(3)), ("SIGRTMIN+3", Some(37)), ("SIGRTMAX", Some(64)), ("NONE", None), ("0", None), ("SIGRTMIN-1", None)]
-        {
+        for (text, number) in [
+            ("15", Some(15)),
+            ("term", Some(15)),
+            ("SIGQUIT", Some(3)),
+            ("SIGRTMIN+3", Some(37)),
+            ("SIGRTMAX", Some(64)),
+            ("NONE", None),
+            ("0", None),
+            ("SIGRTMIN-1", None),
+        ] {
             assert_eq!(signal_number(text), number, "{text}");
         }
     }

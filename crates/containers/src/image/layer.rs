@@ -79,7 +79,6 @@ pub(crate) fn unpack(stream: impl Read, target: &Path) -> Result<Unpacked, Layer
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         unpacker.entry(&mut entry, &path)?;
     }
-    drop(archive);
     unpacker.set_directory_times()?;
     // What follows the end marker belongs to the digest.
     io::copy(&mut hashed, &mut io::sink()).map_err(start)?;
@@ -176,7 +175,9 @@ impl Unpacker {
                 let link = entry.link_name_bytes().ok_or_else(|| Refused::Corrupt("link without target".to_owned()))?;
                 let target = self::clean(&String::from_utf8_lossy(&link))?;
                 let (dir, file) = target.rsplit_once('/').unwrap_or(("", &target));
-                let dir = self.open(dir).map_err(|_| Refused::Corrupt(format!("hard link to {target:?}, which is not in the layer")))?;
+                let dir = self
+                    .open(dir)
+                    .map_err(|_| Refused::Corrupt(format!("hard link to {target:?}, which is not in the layer")))?;
                 linkat(&dir, file, &parent, name, AtFlags::empty()).map_err(|error| match error {
                     Errno::NOENT => Refused::Corrupt(format!("hard link to {target:?}, which is not in the layer")),
                     error => error.into(),
@@ -200,7 +201,12 @@ impl Unpacker {
             _ => return Ok(()),
         }
         let time = Timespec { tv_sec: mtime(entry), tv_nsec: 0 };
-        utimensat(&parent, name, &Timestamps { last_access: time, last_modification: time }, AtFlags::SYMLINK_NOFOLLOW)?;
+        utimensat(
+            &parent,
+            name,
+            &Timestamps { last_access: time, last_modification: time },
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?;
         Ok(())
     }
 

@@ -1,11 +1,10 @@
 //! The programs are run by a small interpreter of classic BPF, so that what a
 //! filter answers is tested and not how it is written.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use super::*;
 
 fn answer(program: &[Instruction], number: u32, arguments: [u64; 6]) -> u32 {
-    let mut data = vec![0_u8; 64];
+    let mut data = [0_u8; 64];
     data[..4].copy_from_slice(&number.to_ne_bytes());
     data[4..8].copy_from_slice(&ARCHITECTURE.to_ne_bytes());
     for (index, argument) in arguments.iter().enumerate() {
@@ -41,7 +40,18 @@ fn the_default_allows_programs_and_refuses_the_machine() {
     for name in ["read", "execve", "futex", "ptrace", "chroot", "statx", "close_range", "openat2"] {
         assert_eq!(call(&profile, name, 0), Action::ALLOW.0, "{name}");
     }
-    for name in ["mount", "bpf", "unshare", "setns", "keyctl", "add_key", "io_uring_setup", "reboot", "init_module", "userfaultfd"] {
+    for name in [
+        "mount",
+        "bpf",
+        "unshare",
+        "setns",
+        "keyctl",
+        "add_key",
+        "io_uring_setup",
+        "reboot",
+        "init_module",
+        "userfaultfd",
+    ] {
         assert_eq!(call(&profile, name, 0), refused, "{name}");
     }
     assert_eq!(call(&profile, "clone", libc::CLONE_NEWUSER as u64), refused);

@@ -218,7 +218,9 @@ impl Shim {
                 let sent = pid.is_some_and(|pid| sys::kill(pid, signal).is_ok());
                 self.reply(seq, done(sent), &[]);
             }
-            Op::Attach { container, stdin, stdout, stderr } => self.attach(seq, &container, [stdin, stdout, stderr], fds),
+            Op::Attach { container, stdin, stdout, stderr } => {
+                self.attach(seq, &container, [stdin, stdout, stderr], fds)
+            }
             Op::ReopenLog { container } => {
                 let result = match self.containers.get_mut(&container) {
                     Some(container) => container.reopen_log().map(|()| Reply::Done).map_err(internal("reopen log")),

@@ -23,7 +23,9 @@ pub(super) fn run() -> ! {
     sys::ignore_children();
     // Not dumpable: a container's process must never read a shim's memory or
     // reach the machine's root through it, even with the same user id.
-    let code = match sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).and_then(|_| rustix::process::setsid().map_err(io::Error::from)) {
+    let code = match sys::prctl(libc::PR_SET_DUMPABLE, 0, 0)
+        .and_then(|_| rustix::process::setsid().map_err(io::Error::from))
+    {
         Ok(_) => serve(&control),
         Err(error) => {
             eprintln!("zygote: cannot detach: {error}");
