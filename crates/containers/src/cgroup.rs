@@ -120,7 +120,7 @@ impl Cgroups {
     /// Makes `path` with its parents in every hierarchy. Idempotent.
     pub(crate) fn create(&self, path: &str) -> io::Result<()> {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-        if parts.iter().any(|part| *part == "..") {
+        if parts.contains(&"..") {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("cgroup path {path:?}")));
         }
         for hierarchy in &self.v1 {
@@ -204,7 +204,9 @@ fn make_below(mount: &Path, parts: &[&str], mut made: impl FnMut(&Path, &Path) -
         match std::fs::create_dir(&child) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(io::Error::new(error.kind(), format!("make cgroup {}: {error}", child.display()))),
+            Err(error) => {
+                return Err(io::Error::new(error.kind(), format!("make cgroup {}: {error}", child.display())));
+            }
         }
         made(&dir, &child)?;
         dir = child;

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::containers::Container;
@@ -83,6 +84,8 @@ pub(crate) struct Inner {
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     events: broadcast::Sender<RuntimeEvent>,
     tasks: TaskTracker,
+    /// Ends tasks that belong to sessions which their callers still hold.
+    closing: CancellationToken,
     /// What capabilities this process may give away.
     capabilities: u64,
     /// Lower bound for `oom_score_adj` without CAP_SYS_RESOURCE.
@@ -144,6 +147,7 @@ impl EmbeddedRuntime {
             containers: Mutex::default(),
             events: broadcast::channel(EVENT_QUEUE).0,
             tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
             capabilities,
             oom_score_floor: resolve::oom_score_floor(capabilities),
             _fast_moves: fast_moves,
@@ -194,6 +198,7 @@ impl EmbeddedRuntime {
     pub async fn close(&self) {
         // Closed first: a connection that ends is then not made anew.
         self.inner.tasks.close();
+        self.inner.closing.cancel();
         for sandbox in lock(&self.inner.sandboxes).values() {
             sandbox.disconnect();
         }
@@ -249,7 +254,11 @@ impl Runtime for EmbeddedRuntime {
         Ok(lock(&self.inner.sandboxes).values().map(|sandbox| sandbox.status()).collect())
     }
 
-    async fn create_container(&self, sandbox: &SandboxId, config: ContainerConfig) -> Result<ContainerId, RuntimeError> {
+    async fn create_container(
+        &self,
+        sandbox: &SandboxId,
+        config: ContainerConfig,
+    ) -> Result<ContainerId, RuntimeError> {
         let (inner, sandbox) = (Arc::clone(&self.inner), self.inner.find_sandbox(sandbox)?);
         blocking(move || inner.create_container(&sandbox, config)).await
     }

@@ -102,7 +102,8 @@ pub(crate) fn resolve(
     security: &Security,
     image_user: &str,
 ) -> Result<Identity, String> {
-    let file = |path: &str| read(layers_dir, layers, path).map_err(|error| format!("read {path} of the image: {error}"));
+    let file =
+        |path: &str| read(layers_dir, layers, path).map_err(|error| format!("read {path} of the image: {error}"));
     resolve_in(&file("etc/passwd")?, || file("etc/group"), security, image_user)
 }
 

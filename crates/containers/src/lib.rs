@@ -10,6 +10,7 @@ mod identity;
 mod image;
 pub mod mounts;
 pub mod runtime;
+mod seccomp;
 mod shim;
 mod spec;
 mod sys;

@@ -28,7 +28,7 @@ pub fn tmpfs(path: &Path, limit_bytes: Option<u64>) -> io::Result<()> {
 /// Whether something is mounted exactly there.
 pub fn is_mount_point(path: &Path) -> io::Result<bool> {
     let path = path.canonicalize()?;
-    Ok(mount_points()?.iter().any(|point| *point == path))
+    Ok(mount_points()?.contains(&path))
 }
 
 /// Mount points of this process' namespace, in the order of their making.
@@ -89,7 +89,12 @@ pub fn make_dir_beneath(root: &Path, sub: &Path, mode: u32) -> io::Result<()> {
         match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(mode)) {
             Ok(()) => {
                 // Set again: `umask` took bits away.
-                let made = rustix::fs::openat(&parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+                let made = rustix::fs::openat(
+                    &parent,
+                    name,
+                    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?;
                 rustix::fs::fchmod(&made, Mode::from_raw_mode(mode))?;
             }
             Err(rustix::io::Errno::EXIST) => {}

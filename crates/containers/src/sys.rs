@@ -114,7 +114,14 @@ pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, set: u64, pr
     // SAFETY: the path is an empty C string and `attr` has the kernel's layout;
     // both outlive the call.
     check(unsafe {
-        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size_of::<MountAttr>())
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
     })
     .map(drop)
 }
@@ -306,8 +313,10 @@ pub(crate) fn trim_heap() {
 pub(crate) fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: `limit` outlives the call; no old limits are asked for.
-    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null::<libc::rlimit64>()) })
-        .map(drop)
+    check(unsafe {
+        libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null::<libc::rlimit64>())
+    })
+    .map(drop)
 }
 
 /// Loads a device-cgroup program and attaches it to a cgroup of the unified

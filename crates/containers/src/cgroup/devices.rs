@@ -24,7 +24,8 @@ pub(crate) struct DeviceRule {
 /// What every container may use: making nodes, the standard devices, terminals.
 fn standard() -> Vec<DeviceRule> {
     let rule = |block, major, minor, access: &str| DeviceRule { block, major, minor, access: access.to_owned() };
-    let mut rules = vec![rule(false, None, None, "m"), rule(true, None, None, "m"), rule(false, Some(136), None, "rwm")];
+    let mut rules =
+        vec![rule(false, None, None, "m"), rule(true, None, None, "m"), rule(false, Some(136), None, "rwm")];
     for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
         rules.push(rule(false, Some(major), Some(minor), "rwm"));
     }

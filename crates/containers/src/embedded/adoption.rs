@@ -25,7 +25,9 @@ impl Inner {
             let dir = entry?.path();
             match files::read_json::<SandboxRecord>(&dir.join("sandbox.json")) {
                 Ok(Some(record)) if record.format == FORMAT => self.adopt_sandbox(&dir, record).await,
-                Ok(Some(record)) => tracing::warn!(sandbox = %record.id, format = record.format, "sandbox of another version is left alone"),
+                Ok(Some(record)) => {
+                    tracing::warn!(sandbox = %record.id, format = record.format, "sandbox of another version is left alone")
+                }
                 Ok(None) => {
                     // Its making was interrupted. A shim that already listens
                     // is told to go.
@@ -34,7 +36,9 @@ impl Inner {
                     }
                     files::remove_tree(&dir)?;
                 }
-                Err(error) => tracing::error!(err = %error, path = %dir.display(), "sandbox record is unreadable and left alone"),
+                Err(error) => {
+                    tracing::error!(err = %error, path = %dir.display(), "sandbox record is unreadable and left alone")
+                }
             }
         }
         for entry in std::fs::read_dir(self.state.join("containers"))? {
@@ -127,7 +131,8 @@ impl Inner {
             }
         };
         for container in self.containers_of(&sandbox.id) {
-            if let Some(Running { pid, started_ns, .. }) = running.iter().find(|entry| entry.container == container.id) {
+            if let Some(Running { pid, started_ns, .. }) = running.iter().find(|entry| entry.container == container.id)
+            {
                 container.set_phase(Phase::Running { pid: *pid, started_ns: *started_ns });
             } else {
                 self.settle(sandbox, &container);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::record::{ContainerRecord, FORMAT, instant, now_ns};
-use super::resolve::{self, Resolved};
+use super::resolve::{self, Places, Resolved};
 use super::sandboxes::Sandbox;
 use super::shim_client::{CallError, ShimClient};
 use super::{Inner, blocking, io_error, lock};
@@ -165,7 +165,10 @@ impl Inner {
         let writable = self.root.join("containers").join(&id);
         let sandbox_record = lock(&sandbox.record).clone();
         let cgroup = format!("{}/{id}", sandbox_record.config.cgroup_parent);
-        let resolved = self.resolve(&sandbox_record, &sandbox.dir, &image, &config, &cgroup, &writable)?;
+        let resolved = {
+            let places = Places { sandbox_dir: &sandbox.dir, cgroup: &cgroup, writable: &writable };
+            self.resolve(&sandbox_record, &image, &config, &places)?
+        };
         let record = ContainerRecord {
             format: FORMAT,
             id: id.clone(),
@@ -205,7 +208,8 @@ impl Inner {
         // What keeps the layers from being collected, by another process too.
         files::write_json(&container.writable.join("layers.json"), &record.layers)
             .map_err(io_error("write the container's layers"))?;
-        files::write_json(&container.dir.join("spec.json"), &resolved.spec).map_err(io_error("write the container's spec"))?;
+        files::write_json(&container.dir.join("spec.json"), &resolved.spec)
+            .map_err(io_error("write the container's spec"))?;
         let group = &record.cgroup;
         self.cgroups.create(group).map_err(io_error(format!("make cgroup {group}")))?;
         self.cgroups.set(group, &record.config.resources).map_err(io_error("set the container's limits"))?;
@@ -273,7 +277,12 @@ impl Inner {
         }
     }
 
-    fn record_start_error(&self, container: &Container, record: &ContainerRecord, text: &str) -> Result<(), RuntimeError> {
+    fn record_start_error(
+        &self,
+        container: &Container,
+        record: &ContainerRecord,
+        text: &str,
+    ) -> Result<(), RuntimeError> {
         let exit = Exit {
             finished_ns: now_ns(),
             code: START_ERROR,
@@ -317,7 +326,11 @@ impl Inner {
         }
     }
 
-    pub(super) async fn stop_container(self: &Arc<Self>, id: &ContainerId, grace: Duration) -> Result<(), RuntimeError> {
+    pub(super) async fn stop_container(
+        self: &Arc<Self>,
+        id: &ContainerId,
+        grace: Duration,
+    ) -> Result<(), RuntimeError> {
         let Ok(container) = self.find_container(id) else { return Ok(()) };
         let record = lock(&container.record).clone();
         let Ok(sandbox) = self.find_sandbox(&SandboxId(record.sandbox.clone())) else { return Ok(()) };
@@ -404,7 +417,8 @@ impl Inner {
     pub(super) fn stats(&self, container: &Container) -> Result<ContainerStats, RuntimeError> {
         let group = lock(&container.record).cgroup.clone();
         let mut stats = self.cgroups.stats(&group).map_err(io_error(format!("read cgroup {group}")))?;
-        let usage = resolve::disk_usage(&container.writable.join("upper")).map_err(io_error("measure the writable layer"))?;
+        let usage =
+            resolve::disk_usage(&container.writable.join("upper")).map_err(io_error("measure the writable layer"))?;
         (stats.rootfs_used_bytes, stats.rootfs_inodes_used) = usage;
         Ok(stats)
     }
@@ -412,7 +426,8 @@ impl Inner {
     pub(super) fn filesystem_usage(&self) -> Result<FilesystemUsage, RuntimeError> {
         // Layers never change, so their sizes are known; only what containers
         // wrote is counted.
-        let written = resolve::disk_usage(&self.root.join("containers")).map_err(io_error("measure the writable layers"))?;
+        let written =
+            resolve::disk_usage(&self.root.join("containers")).map_err(io_error("measure the writable layers"))?;
         let used_bytes = self.images.layer_bytes()? + written.0;
         Ok(FilesystemUsage { mountpoint: self.root.clone(), used_bytes, inodes_used: written.1 })
     }

@@ -5,16 +5,19 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::record::SandboxRecord;
+use sha2::{Digest as _, Sha256};
+
 use super::Inner;
+use super::record::SandboxRecord;
 use crate::capability;
 use crate::cgroup::DeviceRule;
 use crate::identity;
 use crate::image::ImageConfig;
 use crate::image::store::ImageRecord;
 use crate::runtime::{ContainerConfig, Device, NamespaceMode, Propagation, RuntimeError, Seccomp};
+use crate::seccomp::{self, SeccompError};
 use crate::spec::{BindMount, ContainerSpec, DeviceNode, ProcessSpec};
 
 /// `PATH` of an image that sets none.
@@ -56,6 +59,16 @@ pub(super) struct Resolved {
     pub(super) stop_signal_name: String,
 }
 
+/// Where a container's things are.
+pub(super) struct Places<'a> {
+    /// The sandbox's state directory.
+    pub(super) sandbox_dir: &'a Path,
+    /// Relative to the hierarchies' roots.
+    pub(super) cgroup: &'a str,
+    /// The container's writable layer.
+    pub(super) writable: &'a Path,
+}
+
 fn invalid(field: &str, reason: impl Into<String>) -> RuntimeError {
     RuntimeError::Invalid { field: field.to_owned(), reason: reason.into() }
 }
@@ -74,12 +87,11 @@ impl Inner {
     pub(super) fn resolve(
         &self,
         sandbox: &SandboxRecord,
-        sandbox_dir: &Path,
         image: &ImageRecord,
         config: &ContainerConfig,
-        cgroup: &str,
-        writable: &Path,
+        places: &Places<'_>,
     ) -> Result<Resolved, RuntimeError> {
+        let Places { sandbox_dir, cgroup, writable } = *places;
         let security = &config.security;
         let layers_dir = self.images.layers_dir();
         let user = identity::resolve(&layers_dir, &image.layers, security, &image.config.user);
@@ -102,10 +114,7 @@ impl Inner {
             groups: user.groups,
             capabilities,
             no_new_privileges: security.no_new_privileges,
-            seccomp: match (&security.seccomp, security.privileged) {
-                (_, true) | (Seccomp::Unconfined, _) => None,
-                _ => None,
-            },
+            seccomp: self.seccomp_program(config, capabilities.bounding)?,
             oom_score_adj: adjustment.map(|value| self.oom_score_floor.map_or(value, |floor| value.max(floor))),
             tty: config.tty,
         };
@@ -134,6 +143,45 @@ impl Inner {
             process,
         };
         Ok(Resolved { spec, devices: rules, stop_signal, stop_signal_name: signal_name })
+    }
+}
+
+impl Inner {
+    /// The file with the program of the asked filter; written if it is new.
+    fn seccomp_program(&self, config: &ContainerConfig, capabilities: u64) -> Result<Option<PathBuf>, RuntimeError> {
+        let unusable = |error: SeccompError| match error {
+            SeccompError::Read { path, source } => {
+                RuntimeError::Io { step: format!("read seccomp profile {path}"), source }
+            }
+            error @ SeccompError::Invalid(_) => invalid("seccomp", error.to_string()),
+        };
+        let (name, profile) = match &config.security.seccomp {
+            _ if config.security.privileged => return Ok(None),
+            Seccomp::Unconfined => return Ok(None),
+            // The list depends on the capabilities alone: one file for each set.
+            Seccomp::RuntimeDefault => (format!("default-{capabilities:x}.bpf"), None),
+            Seccomp::Localhost(path) => {
+                let profile = seccomp::Profile::read(path).map_err(unusable)?;
+                let program = profile.compile().map_err(unusable)?;
+                (format!("{}.bpf", crate::image::hex(&Sha256::digest(&program))), Some(program))
+            }
+        };
+        let dir = self.state.join("seccomp");
+        let path = dir.join(name);
+        if !path.exists() {
+            let program = match profile {
+                Some(program) => program,
+                None => seccomp::default_profile(capabilities).compile().map_err(unusable)?,
+            };
+            let write = || {
+                std::fs::create_dir_all(&dir)?;
+                let temporary = dir.join(crate::random_hex(8)?);
+                std::fs::write(&temporary, &program)?;
+                std::fs::rename(&temporary, &path)
+            };
+            write().map_err(|source| RuntimeError::Io { step: format!("write {}", path.display()), source })?;
+        }
+        Ok(Some(path))
     }
 }
 
@@ -375,7 +423,8 @@ pub(super) fn disk_usage(path: &Path) -> io::Result<(u64, u64)> {
             Err(error) => return Err(error),
         };
         for entry in entries {
-            let Ok(metadata) = entry.as_ref().map_err(|_| ()).and_then(|entry| entry.path().symlink_metadata().map_err(|_| ()))
+            let Ok(metadata) =
+                entry.as_ref().map_err(|_| ()).and_then(|entry| entry.path().symlink_metadata().map_err(|_| ()))
             else {
                 continue;
             };
@@ -400,9 +449,16 @@ mod tests {
 
     #[test]
     fn signals_are_known_by_number_and_name() {
-        for (text, number) in
-            [("15", Some(15)), ("term", Some(15)), ("SIGQUIT", Some(3)), ("SIGRTMIN+3", Some(37)), ("SIGRTMAX", Some(64)), ("NONE", None), ("0", None), ("SIGRTMIN-1", None)]
-        {
+        for (text, number) in [
+            ("15", Some(15)),
+            ("term", Some(15)),
+            ("SIGQUIT", Some(3)),
+            ("SIGRTMIN+3", Some(37)),
+            ("SIGRTMAX", Some(64)),
+            ("NONE", None),
+            ("0", None),
+            ("SIGRTMIN-1", None),
+        ] {
             assert_eq!(signal_number(text), number, "{text}");
         }
     }

@@ -11,9 +11,7 @@ use super::shim_client::{ShimClient, listener};
 use super::{Inner, SHM_BYTES, blocking, hosts_line, io_error, lock};
 use crate::cgroup::Freezer;
 use crate::files;
-use crate::runtime::{
-    NamespaceMode, RuntimeError, RuntimeEventKind, SandboxConfig, SandboxId, SandboxStatus,
-};
+use crate::runtime::{NamespaceMode, RuntimeError, RuntimeEventKind, SandboxConfig, SandboxId, SandboxStatus};
 use crate::shim::protocol::{Message, Op, SpawnSandbox};
 
 /// Longest host name the kernel takes, bytes.

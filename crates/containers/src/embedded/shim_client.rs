@@ -16,8 +16,8 @@ use tokio::sync::oneshot;
 
 use super::lock;
 use crate::runtime::RuntimeError;
-use crate::sys;
 use crate::shim::protocol::{Failure, Message, Op, PROTOCOL, Reply, Request, receive, send};
+use crate::sys;
 
 /// How long a shim may take to answer. It answers between two polls of its
 /// loop; only a start waits for the new process.
@@ -85,16 +85,19 @@ impl ShimClient {
     pub(super) async fn connect(dir: &Path) -> io::Result<Self> {
         let socket = unix_socket()?;
         connect(&socket, &address(&open_dir(dir)?)?)?;
-        let mut client = Self { socket: sys::async_fd(socket)?, next: AtomicU64::new(1), waiting: Mutex::default(), pid: 0 };
-        let greeting = tokio::time::timeout(REPLY_TIMEOUT, client.read()).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let mut client =
+            Self { socket: sys::async_fd(socket)?, next: AtomicU64::new(1), waiting: Mutex::default(), pid: 0 };
+        let greeting =
+            tokio::time::timeout(REPLY_TIMEOUT, client.read()).await.map_err(|_| io::ErrorKind::TimedOut)??;
         match greeting {
             Some((Message::Hello { protocol: PROTOCOL, pid }, _)) => {
                 client.pid = pid;
                 Ok(client)
             }
-            Some((Message::Hello { protocol, .. }, _)) => {
-                Err(io::Error::new(io::ErrorKind::Unsupported, format!("shim speaks protocol {protocol}, not {PROTOCOL}")))
-            }
+            Some((Message::Hello { protocol, .. }, _)) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("shim speaks protocol {protocol}, not {PROTOCOL}"),
+            )),
             Some((Message::SetupFailed { step, errno }, _)) => {
                 let cause = io::Error::from_raw_os_error(errno);
                 Err(io::Error::new(cause.kind(), format!("{step}: {cause}")))
@@ -221,7 +224,9 @@ impl CallError {
             Self::Failed(Failure::Internal(text)) => {
                 RuntimeError::Io { step: step.to_owned(), source: io::Error::other(text) }
             }
-            Self::Lost(source) => RuntimeError::Io { step: format!("{step}: the sandbox's shim does not answer"), source },
+            Self::Lost(source) => {
+                RuntimeError::Io { step: format!("{step}: the sandbox's shim does not answer"), source }
+            }
         }
     }
 }

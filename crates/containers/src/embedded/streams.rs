@@ -18,7 +18,8 @@ use super::sandboxes::{Sandbox, netns};
 use super::shim_client::{CallError, ShimClient};
 use super::{Inner, io_error, lock};
 use crate::runtime::{
-    ContainerId, Duplex, ExecOutput, ExecRequest, NamespaceMode, ReadStream, RuntimeError, SandboxId, Session, WriteStream,
+    ContainerId, Duplex, ExecOutput, ExecRequest, NamespaceMode, ReadStream, RuntimeError, SandboxId, Session,
+    WriteStream,
 };
 use crate::shim::protocol::{Op, StartExec};
 use crate::sys;
@@ -136,7 +137,10 @@ impl Inner {
             });
         }
         if command.is_empty() {
-            return Err(RuntimeError::Invalid { field: "command".to_owned(), reason: "no command specified".to_owned() });
+            return Err(RuntimeError::Invalid {
+                field: "command".to_owned(),
+                reason: "no command specified".to_owned(),
+            });
         }
         let shim = sandbox.shim()?;
         sandbox.thaw()?;
@@ -213,7 +217,10 @@ impl Inner {
             }
             exit
         };
-        let lost = || RuntimeError::Io { step: "wait for the command".to_owned(), source: io::ErrorKind::ConnectionReset.into() };
+        let lost = || RuntimeError::Io {
+            step: "wait for the command".to_owned(),
+            source: io::ErrorKind::ConnectionReset.into(),
+        };
         output.exit_code = exit.ok_or_else(lost)?;
         (output.stdout, output.stderr) = (out, err);
         Ok(output)
@@ -234,13 +241,17 @@ impl Inner {
         };
         if let Some(master) = exec.master {
             let streams = terminal_streams(&master, &request)?;
-            self.tasks.spawn(resize_terminal(master, sizes));
+            self.tasks.spawn(self.closing.clone().run_until_cancelled_owned(resize_terminal(master, sizes)));
             return Ok(session(streams));
         }
         Ok(session(pipe_streams(pipes.ours)?))
     }
 
-    pub(super) async fn attach(self: &Arc<Self>, id: &ContainerId, request: ExecRequest) -> Result<Session, RuntimeError> {
+    pub(super) async fn attach(
+        self: &Arc<Self>,
+        id: &ContainerId,
+        request: ExecRequest,
+    ) -> Result<Session, RuntimeError> {
         let (container, sandbox) = self.container_and_sandbox(id)?;
         let record = lock(&container.record).clone();
         let shim = sandbox.shim()?;
@@ -255,17 +266,19 @@ impl Inner {
             stdout: wanted[1],
             stderr: wanted[2],
         };
-        let (_, fds) = shim.call(op, &pipes.lent()).await.map_err(|error| error.into_runtime("attach", &container.id))?;
+        let (_, fds) =
+            shim.call(op, &pipes.lent()).await.map_err(|error| error.into_runtime("attach", &container.id))?;
         pipes.theirs = Default::default();
         let input = fds.into_iter().next();
         let (resize, sizes) = mpsc::channel(RESIZE_QUEUE);
         if let (true, Some(master)) = (record.config.tty, &input) {
             let master = master.try_clone().map_err(io_error("share the terminal"))?;
-            self.tasks.spawn(resize_terminal(master, sizes));
+            self.tasks.spawn(self.closing.clone().run_until_cancelled_owned(resize_terminal(master, sizes)));
         }
         pipes.ours[0] = input.filter(|_| stdin);
         let streams = pipe_streams(pipes.ours)?;
         let (sender, exit) = oneshot::channel();
+        let closing = self.closing.clone();
         self.tasks.spawn(async move {
             let mut sender = sender;
             tokio::select! {
@@ -274,6 +287,7 @@ impl Inner {
                     sender.send(code).ok();
                 },
                 () = sender.closed() => {}
+                () = closing.cancelled() => {}
             }
         });
         Ok(Session { stdin: streams.stdin, stdout: streams.stdout, stderr: streams.stderr, resize, exit })

@@ -10,7 +10,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
 use rustix::fs::CWD;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen, open_tree,
+};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::lock;

@@ -141,7 +141,10 @@ impl Archive {
         match self {
             Self::Directory(dir) => {
                 if name.split('/').any(|part| part == "..") || name.starts_with('/') {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name:?} leads out of the layout")));
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        format!("{name:?} leads out of the layout"),
+                    ));
                 }
                 match File::open(dir.join(name)) {
                     Ok(file) => Ok(Some(Box::new(file))),
@@ -247,7 +250,8 @@ impl Importer<'_> {
         if !is_digest(digest) {
             return Err(self.corrupt(format!("{digest:?} is not a sha256 digest")));
         }
-        let bytes = self.document(&blob_path(digest))?.ok_or_else(|| self.corrupt(format!("blob {digest} is missing")))?;
+        let bytes =
+            self.document(&blob_path(digest))?.ok_or_else(|| self.corrupt(format!("blob {digest} is missing")))?;
         let actual = format!("sha256:{}", hex(&Sha256::digest(&bytes)));
         if actual != digest {
             return Err(self.corrupt(format!("blob {digest} has content {actual}")));
@@ -317,7 +321,12 @@ pub(crate) fn layer_names(diff_ids: &[String]) -> Result<Vec<String>, String> {
 pub(crate) fn layer_error(reference: &str, error: LayerError) -> ImageError {
     match error {
         LayerError::Corrupt(detail) => ImageError::Corrupt { reference: reference.to_owned(), detail },
-        LayerError::Io { path, source } if matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof) => {
+        LayerError::Io { path, source }
+            if matches!(
+                source.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
             ImageError::Corrupt { reference: reference.to_owned(), detail: format!("layer, at {path:?}: {source}") }
         }
         LayerError::Io { path, source } => ImageError::Io { step: format!("unpack {path:?} of {reference}"), source },

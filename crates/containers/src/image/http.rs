@@ -98,7 +98,12 @@ impl Client {
     }
 
     /// GETs `<path of the endpoint>/<repository>/<rest>`. `scope` is what a token is asked for.
-    pub(super) async fn get(&self, repository: &str, rest: &str, accept: &[&str]) -> Result<Response<Incoming>, HttpError> {
+    pub(super) async fn get(
+        &self,
+        repository: &str,
+        rest: &str,
+        accept: &[&str],
+    ) -> Result<Response<Incoming>, HttpError> {
         let Endpoint { plain, host, path, mirror_of, .. } = &self.endpoint;
         let scheme = if *plain { "http" } else { "https" };
         let query = mirror_of.as_ref().map(|of| format!("?ns={of}")).unwrap_or_default();
@@ -110,7 +115,8 @@ impl Client {
             if response.status() != StatusCode::UNAUTHORIZED || attempt > 0 {
                 return success(&url, response).await;
             }
-            let challenge = response.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+            let challenge =
+                response.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok()).map(str::to_owned);
             let Some(answer) = self.answer_challenge(&challenge.unwrap_or_default(), &scope).await? else {
                 return success(&url, response).await;
             };
@@ -130,7 +136,12 @@ impl Client {
     }
 
     /// Credentials go to the endpoint itself, never to where it redirects to.
-    async fn follow(&self, url: &str, accept: &[&str], authorization: Option<String>) -> Result<Response<Incoming>, HttpError> {
+    async fn follow(
+        &self,
+        url: &str,
+        accept: &[&str],
+        authorization: Option<String>,
+    ) -> Result<Response<Incoming>, HttpError> {
         let mut url = url.to_owned();
         let mut authorization = authorization;
         for _ in 0..=MAX_REDIRECTS {
@@ -144,7 +155,10 @@ impl Client {
                 return Err(HttpError::Transport { url, detail: "redirect to nowhere".to_owned() });
             };
             if url.starts_with("https://") && !next.starts_with("https://") {
-                return Err(HttpError::Transport { url, detail: "redirect from TLS to plain HTTP is refused".to_owned() });
+                return Err(HttpError::Transport {
+                    url,
+                    detail: "redirect from TLS to plain HTTP is refused".to_owned(),
+                });
             }
             if origin(&next) != origin(&url) {
                 authorization = None;
@@ -164,10 +178,15 @@ impl Client {
             return Ok(None);
         }
         let parameters = parameters(rest);
-        let parameter = |name: &str| parameters.iter().find(|(have, _)| have.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str());
+        let parameter = |name: &str| {
+            parameters.iter().find(|(have, _)| have.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        };
         let Some(realm) = parameter("realm") else { return Ok(None) };
         if !self.endpoint.plain && !realm.starts_with("https://") {
-            return Err(HttpError::Transport { url: realm.to_owned(), detail: "a token service without TLS is refused".to_owned() });
+            return Err(HttpError::Transport {
+                url: realm.to_owned(),
+                detail: "a token service without TLS is refused".to_owned(),
+            });
         }
         let service = parameter("service").unwrap_or_default();
         let scope = parameter("scope").unwrap_or(scope);
@@ -239,7 +258,8 @@ impl Client {
         let host = uri.host().unwrap_or_default();
         let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let stream = TcpStream::connect((name.as_str(), port)).await.map_err(|error| transport(url, "connect")(&error))?;
+        let stream =
+            TcpStream::connect((name.as_str(), port)).await.map_err(|error| transport(url, "connect")(&error))?;
         if !secure {
             return Ok(Box::new(stream));
         }
@@ -380,7 +400,12 @@ impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -389,7 +414,12 @@ impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &rustls::DigitallySignedStruct,
     ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
@@ -404,7 +434,8 @@ mod tests {
     #[test]
     fn a_challenge_is_taken_apart() {
         let text = r#"realm="https://a/token?x=1",service="s,t", scope="repository:a/b:pull,push""#;
-        let own = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect::<Vec<_>>();
+        let own =
+            |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect::<Vec<_>>();
         assert_eq!(
             parameters(text),
             own(&[("realm", "https://a/token?x=1"), ("service", "s,t"), ("scope", "repository:a/b:pull,push")])

@@ -21,6 +21,9 @@ const MAX_ENTRIES: u64 = 4_000_000;
 /// Most bytes of one unpacked layer.
 const MAX_BYTES: u64 = 128 << 30;
 
+/// Links followed to a directory that must be made: the kernel's own bound.
+const MAX_LINKS: usize = 40;
+
 /// Longest path in a layer, bytes: the kernel's PATH_MAX.
 const MAX_PATH: usize = 4096;
 
@@ -76,7 +79,6 @@ pub(crate) fn unpack(stream: impl Read, target: &Path) -> Result<Unpacked, Layer
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         unpacker.entry(&mut entry, &path)?;
     }
-    drop(archive);
     unpacker.set_directory_times()?;
     // What follows the end marker belongs to the digest.
     io::copy(&mut hashed, &mut io::sink()).map_err(start)?;
@@ -173,7 +175,9 @@ impl Unpacker {
                 let link = entry.link_name_bytes().ok_or_else(|| Refused::Corrupt("link without target".to_owned()))?;
                 let target = self::clean(&String::from_utf8_lossy(&link))?;
                 let (dir, file) = target.rsplit_once('/').unwrap_or(("", &target));
-                let dir = self.open(dir).map_err(|_| Refused::Corrupt(format!("hard link to {target:?}, which is not in the layer")))?;
+                let dir = self
+                    .open(dir)
+                    .map_err(|_| Refused::Corrupt(format!("hard link to {target:?}, which is not in the layer")))?;
                 linkat(&dir, file, &parent, name, AtFlags::empty()).map_err(|error| match error {
                     Errno::NOENT => Refused::Corrupt(format!("hard link to {target:?}, which is not in the layer")),
                     error => error.into(),
@@ -197,7 +201,12 @@ impl Unpacker {
             _ => return Ok(()),
         }
         let time = Timespec { tv_sec: mtime(entry), tv_nsec: 0 };
-        utimensat(&parent, name, &Timestamps { last_access: time, last_modification: time }, AtFlags::SYMLINK_NOFOLLOW)?;
+        utimensat(
+            &parent,
+            name,
+            &Timestamps { last_access: time, last_modification: time },
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?;
         Ok(())
     }
 
@@ -218,6 +227,13 @@ impl Unpacker {
     // ownership and 0755 even where a lower layer says otherwise, until
     // layers are unpacked knowing the chain below them.
     fn directory(&self, path: &str) -> Result<OwnedFd, Refused> {
+        self.directory_after(path, 0)
+    }
+
+    fn directory_after(&self, path: &str, links: usize) -> Result<OwnedFd, Refused> {
+        if links > MAX_LINKS {
+            return Err(Refused::Corrupt("too many links".to_owned()));
+        }
         match self.open(path) {
             Ok(directory) => return Ok(directory),
             Err(Errno::NOENT) => {}
@@ -230,7 +246,16 @@ impl Unpacker {
             parent = match self.open(&so_far) {
                 Ok(next) => next,
                 Err(Errno::NOENT) => {
-                    mkdirat(&parent, component, Mode::from_raw_mode(0o755))?;
+                    match mkdirat(&parent, component, Mode::from_raw_mode(0o755)) {
+                        Ok(()) => {}
+                        Err(Errno::EXIST) => {
+                            // A link whose target is missing: made, inside.
+                            let link = rustix::fs::readlinkat(&parent, component, Vec::new())?;
+                            let target = beside(&so_far, &link.to_string_lossy());
+                            self.directory_after(&target, links + 1)?;
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
                     self.open(&so_far)?
                 }
                 Err(error) => return Err(error.into()),
@@ -250,6 +275,21 @@ impl Unpacker {
         }
         Ok(())
     }
+}
+
+/// Where the link at `path` leads, seen from the layer's root, which `..`
+/// does not leave.
+fn beside(path: &str, link: &str) -> String {
+    let mut parts: Vec<&str> = if link.starts_with('/') { Vec::new() } else { path.split('/').collect() };
+    parts.pop();
+    for part in link.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
 }
 
 enum Refused {

@@ -122,16 +122,21 @@ impl Puller<'_> {
         if !manifest.manifests.is_empty() {
             let fitting = manifest.for_this_machine();
             let digest = fitting.map(|descriptor| descriptor.digest.clone());
-            let digest = digest.ok_or_else(|| self.corrupt(format!("no match for platform linux/{} in the index", architecture())))?;
+            let digest = digest
+                .ok_or_else(|| self.corrupt(format!("no match for platform linux/{} in the index", architecture())))?;
             (_, manifest) = self.manifest(&digest).await?;
         }
         let config = manifest.config.clone().ok_or_else(|| self.corrupt("not an image manifest: it has no config"))?;
         let config_bytes = self.small_blob(&config).await?;
-        let config_file: ConfigFile =
-            serde_json::from_slice(&config_bytes).map_err(|error| self.corrupt(format!("config {}: {error}", config.digest)))?;
+        let config_file: ConfigFile = serde_json::from_slice(&config_bytes)
+            .map_err(|error| self.corrupt(format!("config {}: {error}", config.digest)))?;
         let diff_ids = config_file.rootfs.diff_ids;
         if diff_ids.len() != manifest.layers.len() {
-            return Err(self.corrupt(format!("{} layers, but {} digests of layers", manifest.layers.len(), diff_ids.len())));
+            return Err(self.corrupt(format!(
+                "{} layers, but {} digests of layers",
+                manifest.layers.len(),
+                diff_ids.len()
+            )));
         }
         let names = layer_names(&diff_ids).map_err(|detail| self.corrupt(detail))?;
         let hold = self.store.hold(names.clone())?;
@@ -167,7 +172,8 @@ impl Puller<'_> {
         if is_digest(wanted) && wanted != digest {
             return Err(self.corrupt(format!("manifest {wanted} has content {digest}")));
         }
-        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| self.corrupt(format!("manifest {digest}: {error}")))?;
+        let manifest: Manifest =
+            serde_json::from_slice(&bytes).map_err(|error| self.corrupt(format!("manifest {digest}: {error}")))?;
         if manifest.schema_version != 2 {
             return Err(self.corrupt(format!("manifest schema version {} is not supported", manifest.schema_version)));
         }
@@ -198,7 +204,14 @@ impl Puller<'_> {
         }
         let response = self.client.get(&self.reference.repository, &format!("blobs/{digest}"), &[]).await?;
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let reader = Checked { receiver, current: Bytes::new(), hash: Some(Sha256::new()), read: 0, digest, size: descriptor.size };
+        let reader = Checked {
+            receiver,
+            current: Bytes::new(),
+            hash: Some(Sha256::new()),
+            read: 0,
+            digest,
+            size: descriptor.size,
+        };
         let (store, diff_id) = (Arc::clone(self.store), diff_id.to_owned());
         let unpacking = tokio::task::spawn_blocking(move || store.add_layer(&diff_id, reader));
         feed(response.into_body(), sender).await;
@@ -248,7 +261,10 @@ impl Read for Checked {
             }
             self.read += self.current.len() as u64;
             if self.read > self.size {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("blob {} is longer than {} bytes", self.digest, self.size)));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("blob {} is longer than {} bytes", self.digest, self.size),
+                ));
             }
             if let Some(hash) = &mut self.hash {
                 hash.update(&self.current);

@@ -168,7 +168,9 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused_with_the_reason() {
-        for text in ["", ":tag", "Upper", "a:", "a b", "-a", "a//b", "a/../b", "host.io/", "a@sha256:12", "x.y:99999/a", "a..b"] {
+        for text in
+            ["", ":tag", "Upper", "a:", "a b", "-a", "a//b", "a/../b", "host.io/", "a@sha256:12", "x.y:99999/a", "a..b"]
+        {
             let error = Reference::parse(text).expect_err(text);
             assert!(error.to_string().contains("invalid reference format"), "{text}: {error}");
         }

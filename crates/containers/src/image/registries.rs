@@ -101,12 +101,14 @@ impl Registries {
     /// Where to ask for images of `registry`, in order: its mirrors, then itself.
     pub(crate) fn endpoints(&self, registry: &str) -> Vec<Endpoint> {
         let mirror = self.mirrors.get(registry).or_else(|| self.mirrors.get("*"));
-        let mut all: Vec<Endpoint> = mirror.into_iter().flat_map(|mirror| &mirror.endpoint).map(|text| parse(text)).collect();
+        let mut all: Vec<Endpoint> =
+            mirror.into_iter().flat_map(|mirror| &mirror.endpoint).map(|text| parse(text)).collect();
         let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
         let own = |plain| Endpoint { plain, host: host.to_owned(), path: "/v2".to_owned(), ..Endpoint::default() };
         // Loopback registries are plain unless the file speaks of TLS for them.
-        let plain = is_loopback(host) && !self.configs.get(host).is_some_and(|config| config.tls.is_some());
-        let known = |all: &[Endpoint], one: &Endpoint| all.iter().any(|have| have.host == one.host && have.plain == one.plain);
+        let plain = is_loopback(host) && self.configs.get(host).is_none_or(|config| config.tls.is_none());
+        let known =
+            |all: &[Endpoint], one: &Endpoint| all.iter().any(|have| have.host == one.host && have.plain == one.plain);
         for endpoint in if plain { vec![own(true), own(false)] } else { vec![own(false)] } {
             if !known(&all, &endpoint) {
                 all.push(endpoint);
@@ -116,7 +118,10 @@ impl Registries {
             if endpoint.host != host {
                 endpoint.mirror_of = Some(registry.to_owned());
             }
-            let config = self.configs.get(&endpoint.host).or_else(|| self.configs.get(registry).filter(|_| endpoint.host == host));
+            let config = self
+                .configs
+                .get(&endpoint.host)
+                .or_else(|| self.configs.get(registry).filter(|_| endpoint.host == host));
             if let Some(config) = config {
                 endpoint.tls = config.tls.clone().unwrap_or_default();
                 endpoint.auth = config.auth.as_ref().map(credentials).unwrap_or_default();
@@ -185,10 +190,17 @@ mod tests {
                     configs:\n  '10.0.0.1:5000':\n    auth: {auth: 'YTpi'}\n";
         assert_eq!(
             check(yaml, "docker.io"),
-            ["http://10.0.0.1:5000/v2 for docker.io a", "https://m/v2/proxy for docker.io", "https://registry-1.docker.io/v2"]
+            [
+                "http://10.0.0.1:5000/v2 for docker.io a",
+                "https://m/v2/proxy for docker.io",
+                "https://registry-1.docker.io/v2"
+            ]
         );
         assert_eq!(check(yaml, "quay.io"), ["https://quay.io/v2"]);
-        assert_eq!(check("mirrors: {'*': {endpoint: ['http://x']}}", "q.io"), ["http://x/v2 for q.io", "https://q.io/v2"]);
+        assert_eq!(
+            check("mirrors: {'*': {endpoint: ['http://x']}}", "q.io"),
+            ["http://x/v2 for q.io", "https://q.io/v2"]
+        );
     }
 
     #[test]

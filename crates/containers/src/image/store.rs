@@ -123,7 +123,8 @@ impl ImageStore {
         let session = tmp.join(name);
         std::fs::create_dir(&session).map_err(io_error("make", &session))?;
         let alive = File::create(session.join("lock")).map_err(io_error("make a lock in", &session))?;
-        flock(&alive, FlockOperation::NonBlockingLockExclusive).map_err(|error| io_error("lock", &session)(error.into()))?;
+        flock(&alive, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|error| io_error("lock", &session)(error.into()))?;
         let store = Self {
             root: root.to_owned(),
             session,
@@ -165,7 +166,8 @@ impl ImageStore {
             let index = files::read_json::<Index>(&path).map_err(io_error("read", &path))?;
             let index = index.unwrap_or(Index { format: FORMAT, ..Index::default() });
             if index.format != FORMAT {
-                let source = io::Error::new(io::ErrorKind::InvalidData, format!("format {} is not {FORMAT}", index.format));
+                let source =
+                    io::Error::new(io::ErrorKind::InvalidData, format!("format {} is not {FORMAT}", index.format));
                 return Err(io_error("read", &path)(source));
             }
             *cache = Cache { index: Arc::new(index), stamp };
@@ -251,7 +253,11 @@ impl ImageStore {
             let sizes = lock(&self.sizes);
             for layer in &record.layers {
                 let size = sizes.get(layer).copied();
-                index.layers.entry(layer.clone()).and_modify(|have| *have = size.unwrap_or(*have)).or_insert(size.unwrap_or(0));
+                index
+                    .layers
+                    .entry(layer.clone())
+                    .and_modify(|have| *have = size.unwrap_or(*have))
+                    .or_insert(size.unwrap_or(0));
             }
             let entry = index.images.entry(record.id.clone()).or_default();
             let (mut tags, mut digests) = (std::mem::take(&mut entry.tags), std::mem::take(&mut entry.digests));

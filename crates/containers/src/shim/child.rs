@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pty::OpenptFlags;
 use serde::{Deserialize, Serialize};
 
-use super::protocol::send;
+use super::protocol::{StartExec, send};
 use super::rootfs;
 use crate::spec::{Capabilities, ContainerSpec, ProcessSpec};
 use crate::{files, sys};
@@ -94,8 +94,7 @@ pub(super) fn become_container(
 /// Becomes another process of the container whose first process is `init`.
 pub(super) fn become_exec(
     dir: &Path,
-    args: &[String],
-    tty: bool,
+    start: &StartExec,
     streams: ChildStreams,
     status: &OwnedFd,
     init: &OwnedFd,
@@ -104,12 +103,13 @@ pub(super) fn become_exec(
     let steps = || {
         let mut spec = enter(dir, in_cgroup)?;
         let seccomp = read_seccomp(&spec.process)?;
-        sys::setns(init.as_fd(), libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP).step(|| "enter the container".to_owned())?;
-        connect(streams, tty, status)?;
-        if tty && !spec.process.env.iter().any(|variable| variable.starts_with("TERM=")) {
+        sys::setns(init.as_fd(), libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP)
+            .step(|| "enter the container".to_owned())?;
+        connect(streams, start.tty, status)?;
+        if start.tty && !spec.process.env.iter().any(|variable| variable.starts_with("TERM=")) {
             spec.process.env.push("TERM=xterm".to_owned());
         }
-        run(&spec.process, args, seccomp.as_deref())
+        run(&spec.process, &start.args, seccomp.as_deref())
     };
     fail(steps(), status)
 }
@@ -164,8 +164,9 @@ fn connect(streams: ChildStreams, tty: bool, status: &OwnedFd) -> Result<Option<
             let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
             let master = rustix::fs::open("/dev/ptmx", flags, Mode::empty()).step(|| "open /dev/ptmx".to_owned())?;
             rustix::pty::unlockpt(&master).step(|| "unlock the terminal".to_owned())?;
-            let slave = rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
-                .step(|| "open the terminal".to_owned())?;
+            let slave =
+                rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
+                    .step(|| "open the terminal".to_owned())?;
             send(status, &Report::Terminal, &[master.as_fd()]).step(|| "hand over the terminal".to_owned())?;
             for number in 0..3 {
                 sys::duplicate_onto(slave.as_fd(), number).step(context)?;
@@ -195,10 +196,13 @@ fn run(process: &ProcessSpec, args: &[String], seccomp: Option<&[u8]>) -> Result
     let name = args.first().ok_or_else(|| Failed("no command specified".to_owned()))?;
     let path = look_up(name, &process.env)?;
     let strings = |list: &[String]| -> Result<Vec<CString>, Failed> {
-        list.iter().map(|text| CString::new(text.as_str()).map_err(|_| Failed(format!("{text:?} contains a zero byte")))).collect()
+        list.iter()
+            .map(|text| CString::new(text.as_str()).map_err(|_| Failed(format!("{text:?} contains a zero byte"))))
+            .collect()
     };
     let (args, env) = (strings(args)?, strings(&process.env)?);
-    let program = CString::new(path.as_os_str().as_bytes()).map_err(|_| Failed("command contains a zero byte".to_owned()))?;
+    let program =
+        CString::new(path.as_os_str().as_bytes()).map_err(|_| Failed("command contains a zero byte".to_owned()))?;
     sys::close_on_exec_from(3).step(|| "close descriptors".to_owned())?;
     if let (Some(filter), true) = (seccomp, process.no_new_privileges) {
         sys::install_seccomp(filter).step(|| "install the seccomp filter".to_owned())?;
@@ -240,7 +244,8 @@ fn drop_rights(process: &ProcessSpec) -> Result<(), Failed> {
     sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0).step(|| "keep capabilities".to_owned())?;
     sys::become_user(process.uid, process.gid, &process.groups)
         .step(|| format!("become user {} group {}", process.uid, process.gid))?;
-    sys::set_capabilities(effective & ours, permitted & ours, inheritable & ours).step(|| "set capabilities".to_owned())?;
+    sys::set_capabilities(effective & ours, permitted & ours, inheritable & ours)
+        .step(|| "set capabilities".to_owned())?;
     sys::prctl(libc::PR_SET_KEEPCAPS, 0, 0).step(|| "keep capabilities".to_owned())?;
     for capability in (0..64).filter(|capability| ambient & ours & (1 << capability) != 0) {
         sys::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as u64, capability)

@@ -227,7 +227,14 @@ mod tests {
         let long = "x".repeat(MAX_LINE);
         assert_eq!(
             lines(&dir.path().join("0.log")),
-            ["stdout F one", "stderr F error", "stdout F two", "stdout F ", &format!("stdout P {long}"), "stdout F xxx"]
+            [
+                "stdout F one",
+                "stderr F error",
+                "stdout F two",
+                "stdout F ",
+                &format!("stdout P {long}"),
+                "stdout F xxx"
+            ]
         );
     }
 

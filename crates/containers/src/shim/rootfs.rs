@@ -13,7 +13,8 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, mknodat, op
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
+    unmount,
 };
 
 use super::child::{Failed, Step, describe};
@@ -117,7 +118,8 @@ pub(crate) fn become_root(root: BorrowedFd<'_>, at: &Path) -> io::Result<()> {
 }
 
 fn root_handle() -> Result<OwnedFd, Failed> {
-    rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).step(|| "open /".to_owned())
+    rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .step(|| "open /".to_owned())
 }
 
 fn tree(path: &Path) -> io::Result<OwnedFd> {
@@ -185,7 +187,13 @@ fn legacy_overlay(spec: &ContainerSpec) -> io::Result<OwnedFd> {
     // Attached in this namespace only, then picked up again as a detached tree.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     let options = std::ffi::CString::new(options)?;
-    rustix::mount::mount("overlay", &spec.writable, "overlay", rustix::mount::MountFlags::empty(), Some(options.as_c_str()))?;
+    rustix::mount::mount(
+        "overlay",
+        &spec.writable,
+        "overlay",
+        rustix::mount::MountFlags::empty(),
+        Some(options.as_c_str()),
+    )?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     Ok(open_tree(CWD, &spec.writable, flags)?)
 }
@@ -286,13 +294,18 @@ fn make_missing(root: &OwnedFd, path: &str, directory: bool) -> io::Result<Optio
 }
 
 fn devices(root: &OwnedFd, spec: &ContainerSpec) -> Result<(), Failed> {
-    mount_at(root, "/dev", new_mount("tmpfs", &[("mode", "755"), ("size", "65536k")], MountAttrFlags::MOUNT_ATTR_NOSUID))?;
+    mount_at(
+        root,
+        "/dev",
+        new_mount("tmpfs", &[("mode", "755"), ("size", "65536k")], MountAttrFlags::MOUNT_ATTR_NOSUID),
+    )?;
     let dev = open_inside(root, "/dev", OFlags::DIRECTORY).step(|| "open /dev".to_owned())?;
     for (name, link) in DEVICE_LINKS {
         rustix::fs::symlinkat(link, &dev, name).step(|| format!("link /dev/{name}"))?;
     }
     for (name, major, minor) in DEVICES {
-        let device = DeviceNode { path: format!("/dev/{name}"), block: false, major, minor, mode: 0o666, uid: 0, gid: 0 };
+        let device =
+            DeviceNode { path: format!("/dev/{name}"), block: false, major, minor, mode: 0o666, uid: 0, gid: 0 };
         make_device(root, &device)?;
     }
     for device in &spec.devices {

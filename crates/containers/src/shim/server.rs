@@ -47,6 +47,7 @@ fn prepare() -> io::Result<OwnedFd> {
     rustix::thread::set_name(c"darter-shim")?;
     let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, 0.into())?;
     sys::duplicate_onto(null.as_fd(), 0)?;
+    drop(null);
     sys::default_children();
     sys::signal_fd(&[libc::SIGCHLD])
 }
@@ -217,7 +218,9 @@ impl Shim {
                 let sent = pid.is_some_and(|pid| sys::kill(pid, signal).is_ok());
                 self.reply(seq, done(sent), &[]);
             }
-            Op::Attach { container, stdin, stdout, stderr } => self.attach(seq, &container, [stdin, stdout, stderr], fds),
+            Op::Attach { container, stdin, stdout, stderr } => {
+                self.attach(seq, &container, [stdin, stdout, stderr], fds)
+            }
             Op::ReopenLog { container } => {
                 let result = match self.containers.get_mut(&container) {
                     Some(container) => container.reopen_log().map(|()| Reply::Done).map_err(internal("reopen log")),

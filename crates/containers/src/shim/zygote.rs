@@ -16,10 +16,16 @@ pub(super) fn run() -> ! {
     // stdin is never touched here.
     #[expect(unsafe_code, reason = "takes over the inherited control socket")]
     let control = unsafe { sys::adopt_fd(0) };
+    // Whatever the agent was started with is not for shims.
+    if let Err(error) = sys::close_range(3, u32::MAX) {
+        eprintln!("zygote: close inherited descriptors: {error}");
+    }
     sys::ignore_children();
     // Not dumpable: a container's process must never read a shim's memory or
     // reach the machine's root through it, even with the same user id.
-    let code = match sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).and_then(|_| rustix::process::setsid().map_err(io::Error::from)) {
+    let code = match sys::prctl(libc::PR_SET_DUMPABLE, 0, 0)
+        .and_then(|_| rustix::process::setsid().map_err(io::Error::from))
+    {
         Ok(_) => serve(&control),
         Err(error) => {
             eprintln!("zygote: cannot detach: {error}");

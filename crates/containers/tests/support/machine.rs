@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use containers::runtime::{
-    ContainerConfig, ContainerId, ContainerState, ContainerStatus, LogLimits, NamespaceMode, Runtime as _, SandboxConfig,
-    SandboxId, SandboxMetadata, SandboxNetwork,
+    ContainerConfig, ContainerId, ContainerState, ContainerStatus, LogLimits, NamespaceMode, Runtime as _,
+    SandboxConfig, SandboxId, SandboxMetadata, SandboxNetwork,
 };
 use containers::{EmbeddedConfig, EmbeddedRuntime, ShimCommand};
 use sha2::{Digest as _, Sha256};
@@ -70,7 +70,12 @@ impl Machine {
     pub async fn sandbox_with(&self, change: impl FnOnce(&mut SandboxConfig)) -> SandboxId {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let mut config = SandboxConfig {
-            metadata: SandboxMetadata { name: "s".into(), namespace: "n".into(), uid: format!("u{number}"), attempt: 0 },
+            metadata: SandboxMetadata {
+                name: "s".into(),
+                namespace: "n".into(),
+                uid: format!("u{number}"),
+                attempt: 0,
+            },
             hostname: "inside".into(),
             log_directory: self.dir.path().join("logs").join(number.to_string()),
             pid: NamespaceMode::Container,
@@ -81,7 +86,12 @@ impl Machine {
         self.runtime.run_sandbox(config).await.expect("run sandbox")
     }
 
-    pub async fn create(&self, sandbox: &SandboxId, script: &str, change: impl FnOnce(&mut ContainerConfig)) -> ContainerId {
+    pub async fn create(
+        &self,
+        sandbox: &SandboxId,
+        script: &str,
+        change: impl FnOnce(&mut ContainerConfig),
+    ) -> ContainerId {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let mut config = ContainerConfig {
             name: "c".into(),
@@ -95,7 +105,12 @@ impl Machine {
         self.runtime.create_container(sandbox, config).await.expect("create container")
     }
 
-    pub async fn run(&self, sandbox: &SandboxId, script: &str, change: impl FnOnce(&mut ContainerConfig)) -> ContainerId {
+    pub async fn run(
+        &self,
+        sandbox: &SandboxId,
+        script: &str,
+        change: impl FnOnce(&mut ContainerConfig),
+    ) -> ContainerId {
         let id = self.create(sandbox, script, change).await;
         self.runtime.start_container(&id).await.expect("start container");
         id
@@ -117,7 +132,12 @@ impl Machine {
     }
 
     /// Runs a script to its end; exit code and log.
-    pub async fn output(&self, sandbox: &SandboxId, script: &str, change: impl FnOnce(&mut ContainerConfig)) -> (i32, String) {
+    pub async fn output(
+        &self,
+        sandbox: &SandboxId,
+        script: &str,
+        change: impl FnOnce(&mut ContainerConfig),
+    ) -> (i32, String) {
         let id = self.run(sandbox, script, change).await;
         let status = self.ended(&id).await;
         let ContainerState::Exited { exit_code, .. } = status.state else { panic!("{:?}", status.state) };
@@ -179,7 +199,9 @@ pub fn add(tar: &mut tar::Builder<Vec<u8>>, path: &str, kind: tar::EntryType, mo
 pub fn busybox_layer() -> Vec<u8> {
     use tar::EntryType::{Directory, Regular, Symlink};
     let mut tar = tar::Builder::new(Vec::new());
-    for (dir, mode) in [("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("root", 0o700), ("proc", 0o755), ("dev", 0o755)] {
+    for (dir, mode) in
+        [("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("root", 0o700), ("proc", 0o755), ("dev", 0o755)]
+    {
         add(&mut tar, dir, Directory, mode, b"");
     }
     add(&mut tar, "bin/busybox", Regular, 0o755, &busybox());

@@ -212,7 +212,7 @@ impl Container {
         let (status, child_status) = status_pair()?;
         let (side, in_cgroup) = clone_in(namespaces, Some(&self.pidfd), 0, self.unified.as_ref())?;
         let sys::Side::Parent(pid, _) = side else {
-            child::become_exec(&self.dir, &start.args, start.tty, streams, &child_status, &self.pidfd, in_cgroup)
+            child::become_exec(&self.dir, start, streams, &child_status, &self.pidfd, in_cgroup)
         };
         Ok(Exec { pid, launch: Some(Launch { seq, status, master: None }) })
     }
@@ -239,7 +239,9 @@ impl Container {
         for (index, output) in self.outputs.iter().enumerate() {
             if output.blocked() {
                 let full = output.clients.iter().filter(|client| !client.backlog.is_empty());
-                all.extend(full.map(|client| (Source::Client(id.to_owned(), index), client.pipe.as_fd(), PollFlags::OUT)));
+                all.extend(
+                    full.map(|client| (Source::Client(id.to_owned(), index), client.pipe.as_fd(), PollFlags::OUT)),
+                );
             } else if let Some(fd) = &output.fd {
                 all.push((Source::Output(id.to_owned(), index), fd.as_fd(), PollFlags::IN));
             }
@@ -363,14 +365,7 @@ impl Container {
         }
         let (code, signal) = decode_status(status);
         let oom = self.oom.as_ref().is_some_and(cgroup::OomWatch::killed);
-        let exit = Exit {
-            started_ns: self.started_ns,
-            finished_ns: now_ns(),
-            code,
-            signal,
-            oom,
-            ..Exit::default()
-        };
+        let exit = Exit { started_ns: self.started_ns, finished_ns: now_ns(), code, signal, oom, ..Exit::default() };
         if let Err(error) = crate::files::write_json(&self.dir.join("exit.json"), &exit) {
             eprintln!("shim: exit record: {error}");
         }

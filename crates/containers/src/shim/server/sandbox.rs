@@ -60,8 +60,10 @@ pub(super) fn enter(request: &SpawnSandbox) -> Result<Namespaces, (&'static str,
     let shm = if request.new_ipc { Some(step("make /dev/shm", shared_memory(request.shm_bytes))?) } else { None };
     let reaper = if request.shared_pid { Some(step("start the reaper", start_reaper())?) } else { None };
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let pid_for_children =
-        step("open the process namespace", open("/proc/self/ns/pid_for_children", flags, Mode::empty()).map_err(io::Error::from))?;
+    let pid_for_children = step(
+        "open the process namespace",
+        open("/proc/self/ns/pid_for_children", flags, Mode::empty()).map_err(io::Error::from),
+    )?;
     Ok(Namespaces { pid_for_children, shm, reaper })
 }
 
@@ -80,7 +82,8 @@ fn shared_memory(bytes: u64) -> io::Result<OwnedFd> {
     fsconfig_set_string(fs.as_fd(), "mode", "1777")?;
     fsconfig_set_string(fs.as_fd(), "size", CString::new(bytes.to_string())?)?;
     fsconfig_create(fs.as_fd())?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let attributes =
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     Ok(fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
