@@ -101,6 +101,9 @@ pub struct Struct {
     pub preserve_unknown: bool,
     /// Whose decoding rules apply to the fields.
     pub dialect: Dialect,
+    /// Objects of this type are stored as JSON, so that a list that is empty
+    /// stays apart from one that is absent; protobuf knows no difference.
+    pub keeps_empty: bool,
 }
 
 /// Whose rules a value is decoded by.

@@ -62,6 +62,6 @@ fn collection(row: &'static Kind, api_version: &str) -> Collection {
             format!("/registry/{}/", row.storage_prefix)
         },
         namespaced: row.namespaced,
-        strategy: kinds::strategy(&group_version.group, &row.resource),
+        strategy: kinds::strategy(&row.gvk.group_version.group, &row.resource),
     }
 }

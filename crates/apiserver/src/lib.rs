@@ -5,6 +5,9 @@
 
 pub mod access;
 mod admission;
+mod allocate;
+mod authn;
+mod authz;
 mod bootstrap;
 mod builtin;
 pub mod codec;
@@ -30,6 +33,7 @@ mod state;
 mod strategy;
 mod subresources;
 mod table;
+mod tokens;
 mod validation;
 mod wire;
 
@@ -37,3 +41,4 @@ pub use access::{Peer, UserInfo};
 pub use config::{Config, Settings, StartError};
 pub use pipeline::body::{BodyError, RequestBody, ResponseBody};
 pub use server::ApiServer;
+pub use tokens::{KeyError, SigningKey};

@@ -36,6 +36,10 @@ pub(crate) async fn answer(
             only_get(request.method())?;
             Ok(render::respond(200, "text/plain; version=0.0.4; charset=utf-8", core.metrics.text()))
         }
+        "openid" | ".well-known" if let Some(answer) = crate::tokens::issuer::answer(core, path) => {
+            only_get(request.method())?;
+            Ok(answer)
+        }
         "api" | "apis" => discovery(core, request.method(), request.headers(), path, query),
         "" => {
             only_get(request.method())?;

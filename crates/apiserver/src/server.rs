@@ -20,10 +20,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::{Authenticator, Authorizer, Peer, Privileged, StaticTokens};
+use crate::access::Peer;
 use crate::config::{Config, StartError};
 use crate::pipeline::body::{BodyError, RequestBody, ResponseBody};
 use crate::state::Core;
+use crate::tokens::SigningKey;
 use crate::{bootstrap, handle};
 
 /// Connections at a time; more wait in the kernel's queue.
@@ -43,10 +44,14 @@ pub struct ApiServer {
 impl ApiServer {
     /// Puts the objects that every cluster has into the store and is ready.
     pub async fn start(config: Config) -> Result<Arc<Self>, StartError> {
-        let authenticator: Box<dyn Authenticator> = Box::new(StaticTokens { admin: config.admin_token });
-        let authorizer: Box<dyn Authorizer> = Box::new(Privileged);
-        let core = Arc::new(Core::new(config.store, authenticator, authorizer, config.settings));
+        let pem = match &config.settings.service_account_key {
+            Some(pem) => pem.clone(),
+            None => SigningKey::generate()?,
+        };
+        let key = SigningKey::from_pem(&pem)?;
+        let core = Arc::new(Core::new(config.store, config.admin_token, key, config.settings));
         bootstrap::run(&core).await?;
+        crate::authz::bootstrap(&core).await?;
         Ok(Arc::new(Self { core }))
     }
 

@@ -14,10 +14,13 @@ mod pods;
 mod services;
 mod taints;
 mod template;
+mod discovery;
 
 mod deployment;
 mod endpoints;
 mod endpointslice;
+mod gc;
+mod namespace;
 mod nodeipam;
 mod nodelifecycle;
 mod nodettl;
@@ -26,7 +29,8 @@ mod replicaset;
 mod rootca;
 mod serviceaccount;
 mod tainteviction;
+mod tokens;
 
 mod run;
 
-pub use run::{Controllers, ControllersConfig, Name};
+pub use run::{Controllers, ControllersConfig, Name, TokenSigner};

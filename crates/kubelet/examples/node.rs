@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use containers::embedded::{EmbeddedConfig, EmbeddedRuntime, ShimCommand};
 use containers::runtime::{Protocol, Runtime, SandboxConfig, SandboxId, SandboxNetwork};
+use containers::{EmbeddedConfig, EmbeddedRuntime, ShimCommand};
 use kubelet::agent::Kubelet;
 use kubelet::config::KubeletConfig;
 use network::activity::{Activity, ActivityConfig};
@@ -67,7 +67,8 @@ async fn run(args: &[String]) -> Result<(), Failure> {
     let data = PathBuf::from(data);
     let group = format!("/{name}");
     let tag: String = name.chars().take(9).collect();
-    let network = PodNetworkConfig { interface: tag.clone(), table: format!("{name}-pods"), ..PodNetworkConfig::new(cidr, cidr) };
+    let network =
+        PodNetworkConfig { interface: tag.clone(), table: format!("{name}-pods"), ..PodNetworkConfig::new(cidr, cidr) };
     let runtime = EmbeddedRuntime::open(EmbeddedConfig {
         root: data.join("containers"),
         state: data.join("run"),

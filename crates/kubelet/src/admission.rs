@@ -51,7 +51,10 @@ fn sysctls(pod: &core::Pod) -> Option<Refusal> {
     for sysctl in security.sysctls.iter().flatten() {
         let name = sysctl.name.replace('/', ".");
         if !SAFE_SYSCTLS.contains(&name.as_str()) {
-            return Some(Refusal { reason: "SysctlForbidden", message: format!("forbidden sysctl: {:?} not allowlisted", sysctl.name) });
+            return Some(Refusal {
+                reason: "SysctlForbidden",
+                message: format!("forbidden sysctl: {:?} not allowlisted", sysctl.name),
+            });
         }
         if name.starts_with("net.") && spec::host_network(pod) {
             let message = format!("forbidden sysctl: {:?} not allowed with host net enabled", sysctl.name);

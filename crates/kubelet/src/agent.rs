@@ -82,7 +82,8 @@ impl Kubelet {
             }
         });
         let events = Events::new(recorder, &config.node_name);
-        let host_dns = std::fs::read_to_string(&config.resolv_conf).map(|text| resolv::parse(&text)).unwrap_or_default();
+        let host_dns =
+            std::fs::read_to_string(&config.resolv_conf).map(|text| resolv::parse(&text)).unwrap_or_default();
         let context = Context {
             references: References::new(client.clone(), tasks.clone(), shutdown.clone(), on_change),
             tokens: Tokens::new(client.clone()),

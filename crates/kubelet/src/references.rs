@@ -93,26 +93,38 @@ impl References {
     /// A ConfigMap; from the local copy where that is complete.
     pub(crate) async fn config_map(&self, namespace: &str, name: &str) -> Result<Arc<core::ConfigMap>, ReferenceError> {
         let local = match lock(&self.watched).get(&(Kind::ConfigMap, namespace.into(), name.into())).map(|w| &w.copy) {
-            Some(Copy::ConfigMap(informer)) if informer.is_synced() => Some(informer.get(&ObjectKey::new(namespace, name))),
+            Some(Copy::ConfigMap(informer)) if informer.is_synced() => {
+                Some(informer.get(&ObjectKey::new(namespace, name)))
+            }
             _ => None,
         };
         let missing = || ReferenceError::NotFound { resource: "configmap", name: name.into() };
         match local {
             Some(found) => found.ok_or_else(missing),
-            None => self.client.namespaced::<core::ConfigMap>(namespace).get_opt(name).await?.map(Arc::new).ok_or_else(missing),
+            None => self
+                .client
+                .namespaced::<core::ConfigMap>(namespace)
+                .get_opt(name)
+                .await?
+                .map(Arc::new)
+                .ok_or_else(missing),
         }
     }
 
     /// A Secret; from the local copy where that is complete.
     pub(crate) async fn secret(&self, namespace: &str, name: &str) -> Result<Arc<core::Secret>, ReferenceError> {
         let local = match lock(&self.watched).get(&(Kind::Secret, namespace.into(), name.into())).map(|w| &w.copy) {
-            Some(Copy::Secret(informer)) if informer.is_synced() => Some(informer.get(&ObjectKey::new(namespace, name))),
+            Some(Copy::Secret(informer)) if informer.is_synced() => {
+                Some(informer.get(&ObjectKey::new(namespace, name)))
+            }
             _ => None,
         };
         let missing = || ReferenceError::NotFound { resource: "secret", name: name.into() };
         match local {
             Some(found) => found.ok_or_else(missing),
-            None => self.client.namespaced::<core::Secret>(namespace).get_opt(name).await?.map(Arc::new).ok_or_else(missing),
+            None => {
+                self.client.namespaced::<core::Secret>(namespace).get_opt(name).await?.map(Arc::new).ok_or_else(missing)
+            }
         }
     }
 
@@ -124,13 +136,25 @@ impl References {
             Kind::ConfigMap => {
                 let (informer, task) = Informer::new(self.client.namespaced::<core::ConfigMap>(namespace), params);
                 self.tasks.spawn(task.run(stop.clone()));
-                self.tasks.spawn(notify(informer.subscribe(), key.clone(), self.watched.clone(), self.on_change.clone(), stop.clone()));
+                self.tasks.spawn(notify(
+                    informer.subscribe(),
+                    key.clone(),
+                    self.watched.clone(),
+                    self.on_change.clone(),
+                    stop.clone(),
+                ));
                 Copy::ConfigMap(informer)
             }
             Kind::Secret => {
                 let (informer, task) = Informer::new(self.client.namespaced::<core::Secret>(namespace), params);
                 self.tasks.spawn(task.run(stop.clone()));
-                self.tasks.spawn(notify(informer.subscribe(), key.clone(), self.watched.clone(), self.on_change.clone(), stop.clone()));
+                self.tasks.spawn(notify(
+                    informer.subscribe(),
+                    key.clone(),
+                    self.watched.clone(),
+                    self.on_change.clone(),
+                    stop.clone(),
+                ));
                 Copy::Secret(informer)
             }
         };

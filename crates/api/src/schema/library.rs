@@ -186,7 +186,8 @@ impl Definition {
             fields.push(field);
         }
         let name = self.name.rsplit('.').next().unwrap_or(self.name).into();
-        let known = Struct { name, fields, preserve_unknown: false, dialect: Dialect::Go };
+        let keeps_empty = ["apiextensions.", "apiregistration."].iter().any(|package| self.name.starts_with(package));
+        let known = Struct { name, fields, preserve_unknown: false, dialect: Dialect::Go, keeps_empty };
         let mut schema = Schema::new(Shape::Struct(Box::new(known)));
         schema.map = self.attribute("map=").and_then(map_type);
         Ok(schema)

@@ -143,7 +143,7 @@ impl DeleteOptions {
             "Background" => Some(Propagation::Background),
             "Foreground" => Some(Propagation::Foreground),
             other => {
-                let supported = ["Background", "Foreground", "Orphan", "nil"];
+                let supported = ["Foreground", "Background", "Orphan", "nil"];
                 errors.not_supported(&Path::new("propagationPolicy"), &Value::from(other), &supported);
                 None
             }

@@ -112,7 +112,7 @@ pub(crate) fn decode(call: &Call, bytes: &Bytes, options: &WriteOptions) -> Resu
 async fn post(core: &Core, call: &Call, bytes: &Bytes) -> Result<Response<ResponseBody>, Status> {
     let options = WriteOptions::parse(&call.query, "CreateOptions", false)?;
     let object = decode(call, bytes, &options)?;
-    let stored = create::create(core, call, object, &options).await?;
+    let stored = create::create(core, call, object, &options, true).await?;
     Ok(render::stored(call, 201, stored))
 }
 

@@ -83,7 +83,9 @@ fn show(action: &Action) -> String {
         Action::Kill { name, message, .. } => format!("kill {name}: {message}"),
         Action::Reset { name, kill, .. } => format!("reset {name}{}", if *kill { " running" } else { "" }),
         Action::Remove { id } => format!("remove {}", id.0),
-        Action::CreateSandbox { attempt, changed } => format!("sandbox {attempt}{}", if *changed { " again" } else { "" }),
+        Action::CreateSandbox { attempt, changed } => {
+            format!("sandbox {attempt}{}", if *changed { " again" } else { "" })
+        }
         Action::Start { role, index, .. } => format!("start {role:?} {index}"),
         Action::BackOff { role, index, delay, .. } => format!("back off {role:?} {index} {}s", delay.as_secs()),
     }
@@ -120,14 +122,21 @@ fn an_ended_container_runs_again_as_its_policy_says() {
 
 #[test]
 fn a_lost_sandbox_is_made_again_unless_the_pod_is_done() {
-    check(&two("Always"), Some(false), &["a=exit:137", "b=exit:137"], &["sandbox 1 again", "start Main 0", "start Main 1"]);
+    check(
+        &two("Always"),
+        Some(false),
+        &["a=exit:137", "b=exit:137"],
+        &["sandbox 1 again", "start Main 0", "start Main 1"],
+    );
     check(&two("OnFailure"), Some(false), &["a=exit:0", "b=exit:1"], &["sandbox 1 again", "start Main 1"]);
     check(&two("OnFailure"), Some(false), &["a=exit:0", "b=exit:0"], &[]);
 }
 
 #[test]
 fn init_containers_run_one_by_one_before_the_main_ones() {
-    let pod = pod(json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "a"}]}));
+    let pod = pod(
+        json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "a"}]}),
+    );
     check(&pod, None, &[], &["sandbox 0", "start Init 0"]);
     check(&pod, Some(true), &[], &["start Init 0"]);
     check(&pod, Some(true), &["i=running"], &[]);
@@ -138,7 +147,9 @@ fn init_containers_run_one_by_one_before_the_main_ones() {
 
 #[test]
 fn sidecars_start_in_order_and_are_kept_running() {
-    let pod = pod(json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}, {"name": "i"}], "containers": [{"name": "a"}]}));
+    let pod = pod(
+        json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}, {"name": "i"}], "containers": [{"name": "a"}]}),
+    );
     check(&pod, Some(true), &["s=running"], &["start Init 1"]);
     check(&pod, Some(true), &["i=running", "s=exit:1"], &["start Init 0"]);
     check(&pod, Some(true), &["i=exit:0", "s=running"], &["start Main 0"]);
@@ -151,12 +162,27 @@ fn failed_probes_and_changes_replace_a_running_container() {
     let observed = observe(&pod, Some(true), &["a=running", "b=running"]);
     let failed = |results| HashMap::from([(ContainerId("a-0".into()), results)]);
     let liveness = failed(ProbeResults { liveness: Some(Verdict::Failure), ..Default::default() });
-    check_with(&pod, &observed, &liveness, &["kill a: Container a failed liveness probe, will be restarted", "start Main 0"]);
+    check_with(
+        &pod,
+        &observed,
+        &liveness,
+        &["kill a: Container a failed liveness probe, will be restarted", "start Main 0"],
+    );
     let startup = failed(ProbeResults { startup: Some(Verdict::Failure), ..Default::default() });
-    check_with(&pod, &observed, &startup, &["kill a: Container a failed startup probe, will be restarted", "start Main 0"]);
+    check_with(
+        &pod,
+        &observed,
+        &startup,
+        &["kill a: Container a failed startup probe, will be restarted", "start Main 0"],
+    );
     let mut changed = pod.clone();
     changed.spec.as_mut().expect("a spec").containers[1].image = Some("other".into());
-    check_with(&changed, &observed, &HashMap::new(), &["kill b: Container b definition changed, will be restarted", "start Main 1"]);
+    check_with(
+        &changed,
+        &observed,
+        &HashMap::new(),
+        &["kill b: Container b definition changed, will be restarted", "start Main 1"],
+    );
     let never = two("Never");
     let alone = observe(&never, Some(true), &["a=running", "b=exit:0"]);
     check_with(&never, &alone, &liveness, &["kill pod"]);
@@ -169,7 +195,14 @@ fn a_container_that_failed_before_waits() {
     let mut backoffs = Backoffs::default();
     let hash = spec::container_hash(&spec::main_containers(&pod)[1]);
     backoffs.next("b", hash, now() - Duration::from_secs(30), now() - Duration::from_secs(30));
-    let input = Input { pod: &pod, observed: &observed, probes: &HashMap::new(), backoffs: &backoffs, restart_all: false, now: now() };
+    let input = Input {
+        pod: &pod,
+        observed: &observed,
+        probes: &HashMap::new(),
+        backoffs: &backoffs,
+        restart_all: false,
+        now: now(),
+    };
     assert_eq!(plan(&input).iter().map(show).collect::<Vec<_>>(), ["back off Main 1 10s"]);
     let later = Input { now: now() + Duration::from_secs(5), ..input };
     assert_eq!(plan(&later).iter().map(show).collect::<Vec<_>>(), ["start Main 1"]);
@@ -188,6 +221,13 @@ fn a_restart_of_all_removes_the_cause_last() {
         {"name": "a", "restartPolicy": "Never", "restartPolicyRules": [{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [88]}}]},
         {"name": "b"}]}));
     let observed = observe(&pod, Some(true), &["a=exit:88", "b=running"]);
-    let input = Input { pod: &pod, observed: &observed, probes: &HashMap::new(), backoffs: &Backoffs::default(), restart_all: true, now: now() };
+    let input = Input {
+        pod: &pod,
+        observed: &observed,
+        probes: &HashMap::new(),
+        backoffs: &Backoffs::default(),
+        restart_all: true,
+        now: now(),
+    };
     assert_eq!(plan(&input).iter().map(show).collect::<Vec<_>>(), ["reset b running", "reset a"]);
 }

@@ -25,7 +25,8 @@ fn feed(prober: &mut Prober, kind: Kind, ok: bool) -> bool {
 
 #[tokio::test]
 async fn thresholds_count_results_in_a_row() {
-    let (mut prober, _pod) = prober(json!({"name": "c", "readinessProbe": {"exec": {}, "successThreshold": 2, "failureThreshold": 2}}));
+    let (mut prober, _pod) =
+        prober(json!({"name": "c", "readinessProbe": {"exec": {}, "successThreshold": 2, "failureThreshold": 2}}));
     assert_eq!(prober.results()[&id()].readiness, Some(Verdict::Failure));
     assert!(!feed(&mut prober, Kind::Readiness, true));
     assert!(!feed(&mut prober, Kind::Readiness, false));

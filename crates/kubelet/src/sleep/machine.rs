@@ -137,7 +137,11 @@ mod tests {
         assert!(machine.is_frozen());
         assert_eq!(machine.disturbed(later), Next::Thaw);
         assert!(!machine.is_frozen());
-        assert_eq!(machine.due(AFTER, Duration::from_secs(99), later), Some(later + AFTER), "idleness counts from the wake");
+        assert_eq!(
+            machine.due(AFTER, Duration::from_secs(99), later),
+            Some(later + AFTER),
+            "idleness counts from the wake"
+        );
     }
 
     #[test]

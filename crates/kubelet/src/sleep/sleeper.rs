@@ -163,7 +163,16 @@ impl Sleeper {
             Ok(_) => Ok(false),
             Err(err) => Err(api::error::Chain(&err).to_string()),
         };
-        if self.settle(matches!(result, Ok(true))) {
+        let asleep = {
+            let now = Instant::now();
+            let mut machine = lock(&self.machine);
+            let next = if matches!(result, Ok(true)) { machine.frozen(now) } else { machine.not_frozen(now) };
+            if next == Next::Thaw {
+                self.thaw();
+            }
+            machine.is_frozen()
+        };
+        if asleep {
             sleep.metrics().slept();
             (self.on_change)(true);
             return;
@@ -175,18 +184,6 @@ impl Sleeper {
             tracing::warn!(sandbox = %self.sandbox.0, err, "sandbox could not be frozen");
             tokio::time::sleep(RETRY).await;
         }
-    }
-
-    /// Tells the machine how the attempt to freeze ended, and thaws at once if
-    /// a packet came meanwhile; returns whether the pod sleeps now.
-    fn settle(&self, frozen: bool) -> bool {
-        let now = Instant::now();
-        let mut machine = lock(&self.machine);
-        let next = if frozen { machine.frozen(now) } else { machine.not_frozen(now) };
-        if next == Next::Thaw {
-            self.thaw();
-        }
-        machine.is_frozen()
     }
 }
 

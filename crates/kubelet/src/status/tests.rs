@@ -46,7 +46,9 @@ impl<'a> Case<'a> {
 
 /// Phase and conditions as the recorded traces write them, then containers.
 fn show(status: &core::PodStatus) -> String {
-    let sign = |kind: &str| conditions::find(status.conditions.as_ref(), kind).map_or('?', |c| if c.status == "True" { '+' } else { '-' });
+    let sign = |kind: &str| {
+        conditions::find(status.conditions.as_ref(), kind).map_or('?', |c| if c.status == "True" { '+' } else { '-' })
+    };
     let mut text = format!(
         "{} {}sandbox {}initialized {}containersReady {}ready",
         status.phase.as_deref().unwrap_or_default(),
@@ -65,7 +67,12 @@ fn show(status: &core::PodStatus) -> String {
             _ => "nothing".into(),
         };
         let flag = |on: bool| if on { '+' } else { '-' };
-        text += &format!(" | {} {state} {}started {}ready", container.name, flag(container.started == Some(true)), flag(container.ready));
+        text += &format!(
+            " | {} {state} {}started {}ready",
+            container.name,
+            flag(container.started == Some(true)),
+            flag(container.ready)
+        );
     }
     text
 }
@@ -77,17 +84,23 @@ fn one(policy: &str) -> core::Pod {
 #[test]
 fn a_pod_goes_from_pending_to_running_to_its_end() {
     let pod = one("Never");
-    Case::new(&pod, None, &[]).check("Pending -sandbox +initialized -containersReady -ready | c waiting:ContainerCreating -started -ready");
-    Case::new(&pod, Some(true), &["c=running"]).check("Running +sandbox +initialized +containersReady +ready | c running +started +ready");
-    Case::new(&pod, Some(false), &["c=exit:0"]).check("Succeeded -sandbox +initialized -containersReady -ready | c Completed:0 -started -ready");
-    Case::new(&pod, Some(false), &["c=exit:1"]).check("Failed -sandbox +initialized -containersReady -ready | c Error:1 -started -ready");
+    Case::new(&pod, None, &[])
+        .check("Pending -sandbox +initialized -containersReady -ready | c waiting:ContainerCreating -started -ready");
+    Case::new(&pod, Some(true), &["c=running"])
+        .check("Running +sandbox +initialized +containersReady +ready | c running +started +ready");
+    Case::new(&pod, Some(false), &["c=exit:0"])
+        .check("Succeeded -sandbox +initialized -containersReady -ready | c Completed:0 -started -ready");
+    Case::new(&pod, Some(false), &["c=exit:1"])
+        .check("Failed -sandbox +initialized -containersReady -ready | c Error:1 -started -ready");
 }
 
 #[test]
 fn an_ended_container_that_will_run_again_keeps_the_pod_running() {
-    Case::new(&one("Always"), Some(true), &["c=exit:0"]).check("Running +sandbox +initialized -containersReady -ready | c Completed:0 -started -ready");
+    Case::new(&one("Always"), Some(true), &["c=exit:0"])
+        .check("Running +sandbox +initialized -containersReady -ready | c Completed:0 -started -ready");
     let pod = one("OnFailure");
-    Case::new(&pod, Some(true), &["c=exit:1"]).check("Running +sandbox +initialized -containersReady -ready | c Error:1 -started -ready");
+    Case::new(&pod, Some(true), &["c=exit:1"])
+        .check("Running +sandbox +initialized -containersReady -ready | c Error:1 -started -ready");
     let ended = Case { terminal: true, ..Case::new(&pod, Some(false), &["c=exit:1"]) };
     ended.check("Failed -sandbox +initialized -containersReady -ready | c Error:1 -started -ready");
 }
@@ -111,18 +124,24 @@ fn probes_decide_about_started_and_ready() {
     let pod = pod(json!({"containers": [{"name": "c", "image": "i", "startupProbe": {}, "readinessProbe": {}}]}));
     let with = |startup, readiness| {
         let mut case = Case::new(&pod, Some(true), &["c=running"]);
-        case.probes.insert(ContainerId("c-0".into()), ProbeResults { startup: Some(startup), liveness: None, readiness: Some(readiness) });
+        case.probes.insert(
+            ContainerId("c-0".into()),
+            ProbeResults { startup: Some(startup), liveness: None, readiness: Some(readiness) },
+        );
         case
     };
     let unready = "Running +sandbox +initialized -containersReady -ready | c running";
     with(Verdict::Unknown, Verdict::Failure).check(&format!("{unready} -started -ready"));
     with(Verdict::Success, Verdict::Failure).check(&format!("{unready} +started -ready"));
-    with(Verdict::Success, Verdict::Success).check("Running +sandbox +initialized +containersReady +ready | c running +started +ready");
+    with(Verdict::Success, Verdict::Success)
+        .check("Running +sandbox +initialized +containersReady +ready | c running +started +ready");
 }
 
 #[test]
 fn init_containers_hold_the_pod_in_pending() {
-    let pod = pod(json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "c"}]}));
+    let pod = pod(
+        json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "c"}]}),
+    );
     Case::new(&pod, Some(true), &["i=running"]).check(
         "Pending +sandbox -initialized -containersReady -ready | i running +started -ready | j waiting:PodInitializing -started -ready | c waiting:PodInitializing -started -ready",
     );
@@ -148,7 +167,10 @@ fn the_end_is_shown_only_when_nothing_runs_any_more() {
 fn a_container_that_never_was_ends_as_unknown() {
     let pod = one("Always");
     let last = terminate(&pod, Case::new(&pod, Some(false), &[]).generate());
-    assert_eq!(show(&last), "Failed -sandbox +initialized -containersReady -ready | c ContainerStatusUnknown:137 -started -ready");
+    assert_eq!(
+        show(&last),
+        "Failed -sandbox +initialized -containersReady -ready | c ContainerStatusUnknown:137 -started -ready"
+    );
 }
 
 #[test]
@@ -158,7 +180,9 @@ fn transition_times_move_only_with_the_status() {
     let first = settle(&core::PodStatus::default(), Case::new(&pod, Some(true), &["c=running"]).generate(), at(100));
     let again = settle(&first, Case::new(&pod, Some(true), &["c=running"]).generate(), at(200));
     assert_eq!(first.start_time, again.start_time);
-    let time = |s: &core::PodStatus, kind: &str| conditions::find(s.conditions.as_ref(), kind).and_then(|c| c.last_transition_time.clone());
+    let time = |s: &core::PodStatus, kind: &str| {
+        conditions::find(s.conditions.as_ref(), kind).and_then(|c| c.last_transition_time.clone())
+    };
     assert_eq!(time(&first, "Ready"), time(&again, "Ready"));
     let lost = settle(&again, Case::new(&pod, Some(true), &["c=exit:1"]).generate(), at(300));
     assert_eq!(time(&lost, "Ready"), Some(api_time(at(300))));

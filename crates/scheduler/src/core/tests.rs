@@ -63,7 +63,7 @@ impl Cluster {
                     self.core.preempted(report.pod.metadata.uid.as_deref().unwrap(), true, self.now);
                     Seen::Preempts(
                         name(&report.pod),
-                        victims.iter().map(|key| key.name.to_string()).collect(),
+                        victims.iter().map(|(key, _)| key.name.to_string()).collect(),
                         node.to_string(),
                     )
                 }
