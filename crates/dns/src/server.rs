@@ -1,6 +1,8 @@
 //! Sockets, messages and the order in which a question is answered: from the
 //! cluster's names, else from the machine's resolvers.
 
+#![allow(clippy::result_large_err, reason = "both sides of the results are messages")]
+
 use crate::directory::{Directory, SERVICE_NAME};
 use crate::forward::Forwarder;
 use crate::zone::{Answer, Zone};

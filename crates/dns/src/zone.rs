@@ -73,8 +73,9 @@ impl Zone {
             Found::Nothing => Answer { code: ResponseCode::NXDomain, ..Answer::default() },
             Found::Records(answers) => Answer { answers, ..Answer::default() },
             Found::Services(answers, additionals) => Answer { answers, additionals, ..Answer::default() },
-            Found::Alias(alias, target) => {
-                Answer { answers: vec![alias], continue_at: Some(target), ..Answer::default() }
+            Found::Alias(alias) => {
+                let (record, target) = *alias;
+                Answer { answers: vec![record], continue_at: Some(target), ..Answer::default() }
             }
         };
         if answer.answers.is_empty() {
@@ -130,7 +131,7 @@ impl Zone {
             (Entry::External(target), []) => match Name::from_ascii(target) {
                 Ok(mut target) => {
                     target.set_fqdn(true);
-                    Found::Alias(record(name, RData::CNAME(CNAME(target.clone()))), target)
+                    Found::Alias(Box::new((record(name, RData::CNAME(CNAME(target.clone()))), target)))
                 }
                 Err(_) => Found::Records(Vec::new()),
             },
@@ -216,8 +217,8 @@ enum Found {
     Records(Vec<Record>),
     /// SRV records and the addresses of their targets.
     Services(Vec<Record>, Vec<Record>),
-    /// Another name, and the record that says so.
-    Alias(Record, Name),
+    /// The record that says that another name is meant, and that name.
+    Alias(Box<(Record, Name)>),
 }
 
 /// Which ports of a Service a name asks for.

@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod config;
 pub mod node_api;
+pub mod server;
 pub mod sleep;
 
 mod admission;

@@ -41,7 +41,9 @@ impl PacketLog {
                 Ok(()) => break,
                 // The kernel says EPERM for a group that another socket has; without
                 // CAP_NET_ADMIN the last attempt fails the same way.
-                Err(error) if matches!(error.errno(), Some(libc::EBUSY | libc::EPERM)) && group - first + 1 < attempts => {
+                Err(error)
+                    if matches!(error.errno(), Some(libc::EBUSY | libc::EPERM)) && group - first + 1 < attempts =>
+                {
                     group += 1;
                 }
                 Err(error) => return Err(error),

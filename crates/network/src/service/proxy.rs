@@ -123,11 +123,15 @@ pub(super) struct Kernel {
     socket: Socket,
 }
 
+/// Protocol number, address (any of the node's if absent) and port, with the
+/// endpoints behind them.
+type Frontends = BTreeMap<(u8, Option<IpAddr>, u16), BTreeSet<(IpAddr, u16)>>;
+
 /// A connection whose end nobody announces, and what it may lead to.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Datagrams {
     /// Frontends that changed, with all their endpoints now.
-    frontends: BTreeMap<(u8, Option<IpAddr>, u16), BTreeSet<(IpAddr, u16)>>,
+    frontends: Frontends,
 }
 
 impl Datagrams {
@@ -389,7 +393,7 @@ fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
 /// Notes the UDP frontends of a changed Service, if connections may now lead
 /// astray: endpoints or frontends came or went.
 fn note_datagrams(datagrams: &mut Datagrams, old: Option<&PlannedService>, new: Option<&PlannedService>) {
-    let ports = |service: Option<&PlannedService>| -> BTreeMap<(u8, Option<IpAddr>, u16), BTreeSet<(IpAddr, u16)>> {
+    let ports = |service: Option<&PlannedService>| -> Frontends {
         let ports = service.into_iter().flat_map(|service| &service.ports);
         ports
             .filter(|port| port.protocol == TransportProtocol::Udp)

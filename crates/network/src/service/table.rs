@@ -8,6 +8,9 @@ use crate::netlink::nftables::{RuleSet, Set};
 use client::ObjectKey;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+/// Who wants an element, and its value.
+type Claim = (ObjectKey, Option<Data>);
+
 /// The table that should be.
 pub(super) struct Table {
     around: Surroundings,
@@ -16,7 +19,7 @@ pub(super) struct Table {
     /// Who wants an element with which value, in order of arrival: the first
     /// one's value counts, so that two Services that claim one address do not
     /// take it from each other in turns.
-    elements: HashMap<(&'static str, Vec<u8>), Vec<(ObjectKey, Option<Data>)>>,
+    elements: HashMap<(&'static str, Vec<u8>), Vec<Claim>>,
     /// How many Services use a chain.
     chains: HashMap<String, usize>,
     next_group: u32,
