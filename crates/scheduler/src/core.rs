@@ -104,8 +104,8 @@ pub struct Core {
     nominations: Nominations,
     evaluator: Evaluator,
     queue: Queue,
-    /// Nodes of pods that are being bound.
-    assumed: HashMap<Arc<str>, Arc<str>>,
+    /// Pods that are being bound, and since when each has waited.
+    assumed: HashMap<Arc<str>, Duration>,
     /// Pods whose victims are being deleted; true if an event that helps came
     /// meanwhile.
     preempting: HashMap<Arc<str>, bool>,
@@ -232,10 +232,14 @@ impl Core {
         self.queue.remove(&uid);
         self.nominations.remove(&uid);
         self.preempting.remove(&uid);
-        let was_assumed = self.assumed.remove(&uid).is_some();
+        let waited_since = self.assumed.remove(&uid);
+        let was_assumed = waited_since.is_some();
+        if let Some(since) = waited_since {
+            self.counters.end_to_end.observe(now.saturating_sub(since));
+        }
         let class = self.classes.classify(pod);
         let usage = Usage::of_assigned(pod);
-        let usage = if usage == class.shape.0.usage { Arc::new(class.shape.0.usage.clone()) } else { Arc::new(usage) };
+        let usage = if usage == *class.shape.0.usage { class.shape.0.usage.clone() } else { Arc::new(usage) };
         let old = self.snapshot.pod_by_uid(&uid).filter(|_| !was_assumed).map(event_pod);
         let new = EventPod { uid: uid.clone(), class: class.clone(), usage: usage.clone(), has_place: true };
         self.snapshot.apply_pod(facts_of(pod, uid, class, usage), node);
@@ -251,15 +255,17 @@ impl Core {
     fn apply_waiting(&mut self, pod: Arc<Pod>, now: Duration) {
         let uid = uid_of(&pod);
         let terminating = pod.metadata.deletion_timestamp.is_some();
+        let class = self.classes.classify(&pod);
+        let gated = plugins::is_gated(&pod);
         if self.assumed.contains_key(&uid) {
             if terminating {
                 self.forget(&uid, now);
                 self.queue.remove(&uid);
+            } else {
+                self.queue.update(&uid, pod, class, gated);
             }
             return;
         }
-        let class = self.classes.classify(&pod);
-        let gated = plugins::is_gated(&pod);
         let old = self.queue.get(&uid).cloned();
         self.follow_nomination(&pod, &uid, &class, old.as_ref(), now);
         let Some(old) = old else {
@@ -272,12 +278,8 @@ impl Core {
         self.queue.update(&uid, pod, class.clone(), gated);
         if old.class.id != class.id || was_gated != gated {
             let has_place = self.nominations.node_of(&uid).is_some();
-            let event_pod = |class: Class| EventPod {
-                uid: uid.clone(),
-                usage: Arc::new(class.shape.0.usage.clone()),
-                class,
-                has_place,
-            };
+            let event_pod =
+                |class: Class| EventPod { uid: uid.clone(), usage: class.shape.0.usage.clone(), class, has_place };
             let event = Event::PodUpdated { old: event_pod(old.class.clone()), new: event_pod(class) };
             self.wake(&event, now);
         }
@@ -299,7 +301,7 @@ impl Core {
 
     fn give_up_nomination(&mut self, uid: &str, now: Duration) {
         if let Some(nominated) = self.nominations.remove(uid) {
-            let usage = Arc::new(nominated.class.shape.0.usage.clone());
+            let usage = nominated.class.shape.0.usage.clone();
             let priority = nominated.class.priority;
             let event = Event::PodDeleted(EventPod { uid: uid.into(), class: nominated.class, usage, has_place: true });
             self.wake_if(&event, now, |queued| queued.class.priority <= priority);
@@ -376,10 +378,10 @@ impl Core {
                 let node = self.snapshot.columns.name[id.index()].clone();
                 let view = View { snapshot: &self.snapshot, objects: &self.objects };
                 let plan = plugins::plan_volumes(view, &queued.class, id);
-                let usage = Arc::new(queued.class.shape.0.usage.clone());
+                let usage = queued.class.shape.0.usage.clone();
                 self.snapshot.apply_pod(facts_of(&queued.pod, queued.uid.clone(), queued.class.clone(), usage), &node);
                 self.nominations.remove(&queued.uid);
-                self.assumed.insert(queued.uid.clone(), node.clone());
+                self.assumed.insert(queued.uid.clone(), queued.since);
                 self.start(queued, node, plan, now)
             }
             Err(diagnosis) => self.after_rejection(queued, &candidate, &diagnosis, now),
@@ -633,7 +635,10 @@ fn facts_of(pod: &Pod, uid: Arc<str>, class: Class, usage: Arc<Usage>) -> PodFac
     let conditions = status.iter().flat_map(|status| status.conditions.iter().flatten());
     let disrupted = conditions.into_iter().find(|condition| condition.type_ == "DisruptionTarget");
     PodFacts {
-        key: PodKey::of(pod),
+        key: PodKey {
+            namespace: class.namespace.clone(),
+            name: pod.metadata.name.as_deref().unwrap_or_default().into(),
+        },
         uid,
         usage,
         start: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0.as_microsecond()),

@@ -342,13 +342,13 @@ impl Evaluator {
         self.totals.clear();
         self.totals.extend(self.feasible.iter().map(|node| rows.plain(*node)));
         for (normalize, weight, column) in rows.normalized() {
-            let greatest = self.feasible.iter().map(|node| column[node.index()]).max().unwrap_or(0);
+            let greatest = i64::from(self.feasible.iter().map(|node| column[node.index()]).max().unwrap_or(0));
             if greatest == 0 {
                 // Nothing to tell apart: every node gets the same.
                 continue;
             }
             for (node, total) in self.feasible.iter().zip(&mut self.totals) {
-                let score = MAX_SCORE * column[node.index()] / greatest;
+                let score = MAX_SCORE * i64::from(column[node.index()]) / greatest;
                 let score = if normalize == Normalize::ByGreatestReversed { MAX_SCORE - score } else { score };
                 *total += weight * score;
             }
