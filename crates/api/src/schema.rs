@@ -26,6 +26,8 @@ pub struct Schema {
     pub nullable: bool,
     /// How elements of a list are told apart.
     pub list: ListType,
+    /// The list type is said and not the default of silence.
+    pub explicit_list: bool,
     /// How members of a map or struct are owned; none means granular.
     pub map: Option<MapType>,
     /// Strategic merge patch.
@@ -99,6 +101,9 @@ pub struct Struct {
     pub preserve_unknown: bool,
     /// Whose decoding rules apply to the fields.
     pub dialect: Dialect,
+    /// Objects of this type are stored as JSON, so that a list that is empty
+    /// stays apart from one that is absent; protobuf knows no difference.
+    pub keeps_empty: bool,
 }
 
 /// Whose rules a value is decoded by.
@@ -126,13 +131,25 @@ pub struct Field {
     pub proto: Option<Proto>,
 }
 
-/// A protobuf field number.
+/// Where a field is on the wire of protobuf.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Proto {
-    /// Number of the message that is inlined in JSON; 0 if there is none.
-    pub outer: u32,
-    /// Number in its message.
-    pub number: u32,
+    numbers: [u32; 3],
+    length: u8,
+}
+
+impl Proto {
+    /// From field numbers, outermost message first; three at most.
+    pub fn new(path: &[u32]) -> Option<Self> {
+        let mut numbers = [0; 3];
+        numbers.get_mut(..path.len())?.copy_from_slice(path);
+        Some(Self { numbers, length: u8::try_from(path.len()).ok()? })
+    }
+
+    /// Numbers of the messages that JSON inlines, then the field's own.
+    pub fn path(&self) -> &[u32] {
+        &self.numbers[..usize::from(self.length)]
+    }
 }
 
 /// When an encoder leaves a field out.

@@ -1,11 +1,9 @@
 //! Who asks and whether they may: the seam between the pipeline and the
-//! authenticators and authorizers. Holds no policy but the one that needs no
-//! objects (`system:masters`).
+//! authenticators and authorizers. Decides nothing.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use http::HeaderMap;
 use rustls_pki_types::CertificateDer;
 
 use crate::request_info::RequestInfo;
@@ -58,12 +56,6 @@ pub enum AuthenticationError {
     Invalid(&'static str),
 }
 
-/// Finds out who the caller is.
-pub trait Authenticator: Send + Sync + 'static {
-    /// The caller; anonymous callers are a user too.
-    fn authenticate(&self, headers: &HeaderMap, peer: &Peer) -> Result<UserInfo, AuthenticationError>;
-}
-
 /// What a caller wants to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Attributes<'a> {
@@ -87,11 +79,13 @@ pub struct Attributes<'a> {
     pub path: &'a str,
     /// False for paths.
     pub is_resource: bool,
+    /// The field selector of lists and watches, as it came.
+    pub field_selector: &'a str,
 }
 
 impl<'a> Attributes<'a> {
     /// What the request itself asks.
-    pub fn of(user: &'a UserInfo, info: &'a RequestInfo) -> Self {
+    pub fn of(user: &'a UserInfo, info: &'a RequestInfo, field_selector: &'a str) -> Self {
         Self {
             user,
             verb: &info.verb,
@@ -103,65 +97,7 @@ impl<'a> Attributes<'a> {
             name: &info.name,
             path: &info.path,
             is_resource: info.is_resource,
+            field_selector,
         }
-    }
-}
-
-/// What an authorizer says.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Decision {
-    /// Yes.
-    Allow,
-    /// No, or nothing known; both are a refusal at the end. The reason is shown.
-    Deny(String),
-}
-
-/// Decides from memory whether a caller may do something.
-pub trait Authorizer: Send + Sync + 'static {
-    /// The decision; an error inside is a denial.
-    fn authorize(&self, attributes: &Attributes<'_>) -> Decision;
-}
-
-/// A static admin token and in-process callers; everyone else is anonymous.
-pub struct StaticTokens {
-    /// The token of `system:masters`; none if there is none.
-    pub admin: Option<String>,
-}
-
-impl Authenticator for StaticTokens {
-    fn authenticate(&self, headers: &HeaderMap, peer: &Peer) -> Result<UserInfo, AuthenticationError> {
-        if let Peer::InProcess(user) = peer {
-            return Ok(user.clone());
-        }
-        let header = headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        match (token, &self.admin) {
-            (Some((_, token)), Some(admin)) if same_bytes(token.trim().as_bytes(), admin.as_bytes()) => {
-                Ok(UserInfo::new("admin", &["system:masters", "system:authenticated"]))
-            }
-            (Some(_), _) => Err(AuthenticationError::Invalid("unknown bearer token")),
-            (None, _) => Ok(UserInfo::new("system:anonymous", &["system:unauthenticated"])),
-        }
-    }
-}
-
-/// Compares without telling by time where the difference is.
-fn same_bytes(left: &[u8], right: &[u8]) -> bool {
-    left.len() == right.len() && left.iter().zip(right).fold(0, |acc, (a, b)| acc | (a ^ b)) == 0
-}
-
-/// Allows `system:masters` and this process's own components, and health and
-/// discovery to everyone. Stands where RBAC plugs in.
-pub struct Privileged;
-
-impl Authorizer for Privileged {
-    fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
-        let user = attributes.user;
-        let component = user.name.starts_with("system:") && user.in_group("system:authenticated");
-        let public = !attributes.is_resource && matches!(attributes.path, "/healthz" | "/livez" | "/readyz" | "/version" | "/version/");
-        if user.in_group("system:masters") || component || public {
-            return Decision::Allow;
-        }
-        Decision::Deny(String::new())
     }
 }

@@ -11,7 +11,9 @@ use crate::resource::Resource;
 use crate::state::Core;
 
 mod default_tolerations;
+mod escalation;
 mod namespace_lifecycle;
+mod node_restriction;
 mod priority;
 mod service_account;
 
@@ -70,7 +72,11 @@ impl Request<'_> {
 /// A step of admission. An error is a refusal.
 pub(crate) trait Plugin: Send + Sync + 'static {
     /// May change the object; runs before validation.
-    fn mutate<'a>(&'a self, _request: &'a mut Request<'_>, _object: &'a mut Value) -> BoxFuture<'a, Result<(), Status>> {
+    fn mutate<'a>(
+        &'a self,
+        _request: &'a mut Request<'_>,
+        _object: &'a mut Value,
+    ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async { Ok(()) })
     }
 
@@ -96,6 +102,9 @@ impl Chain {
             Box::new(service_account::ServiceAccount),
             Box::new(priority::Priority),
             Box::new(default_tolerations::DefaultTolerationSeconds),
+            Box::new(node_restriction::NodeRestriction),
+            // Last: what is checked is what will be stored.
+            Box::new(escalation::Escalation),
         ])
     }
 

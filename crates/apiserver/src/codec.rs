@@ -76,7 +76,7 @@ pub enum DecodeError {
     #[error("{0}")]
     Syntax(String),
     /// Not YAML.
-    #[error("error converting YAML to JSON: {0}")]
+    #[error("yaml: {0}")]
     Yaml(String),
     /// Not protobuf of this kind.
     #[error("{0}")]
@@ -232,3 +232,6 @@ pub fn encode_yaml(object: &Value) -> Bytes {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod golden;

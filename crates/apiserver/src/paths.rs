@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use api::status::Status;
-use http::{HeaderValue, Method, Request, Response};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use serde_json::{Value, json};
 
 use crate::access::UserInfo;
+use crate::discovery;
 use crate::pipeline::body::{RequestBody, ResponseBody};
 use crate::pipeline::negotiate;
 use crate::pipeline::render;
@@ -34,10 +36,14 @@ pub(crate) async fn answer(
             only_get(request.method())?;
             Ok(render::respond(200, "text/plain; version=0.0.4; charset=utf-8", core.metrics.text()))
         }
-        "api" | "apis" | "openapi" | "openid" | ".well-known" | "" => {
-            let accept = negotiate::accept(request.headers(), false, false, query.truthy("pretty"))
-                .unwrap_or(negotiate::Accept::JSON);
-            discovery(core, request.method(), path, &accept)
+        "openid" | ".well-known" if let Some(answer) = crate::tokens::issuer::answer(core, path) => {
+            only_get(request.method())?;
+            Ok(answer)
+        }
+        "api" | "apis" => discovery(core, request.method(), request.headers(), path, query),
+        "" => {
+            only_get(request.method())?;
+            Ok(json_answer(&json!({"paths": root_paths(core)})))
         }
         _ => Ok(not_found()),
     }
@@ -118,114 +124,112 @@ async fn health(core: &Core, path: &str, query: &Query) -> Response<ResponseBody
     response
 }
 
-/// Plain discovery of groups and resources.
-fn discovery(core: &Core, method: &Method, path: &str, accept: &negotiate::Accept) -> Result<Response<ResponseBody>, Status> {
-    only_get(method)?;
+fn root_paths(core: &Core) -> Vec<String> {
+    let mut paths: Vec<String> = vec!["/api".to_owned()];
+    for group in core.catalog.served().groups() {
+        if group.name.is_empty() {
+            paths.extend(group.versions.iter().map(|version| format!("/api/{}", version.name)));
+            paths.push("/apis".to_owned());
+        } else {
+            paths.push(format!("/apis/{}", group.name));
+            paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{}", group.name, version.name)));
+        }
+    }
+    for path in ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"] {
+        paths.push(path.to_owned());
+    }
+    for endpoint in ["healthz", "livez", "readyz"] {
+        paths.extend(CHECKS.iter().map(|check| format!("/{endpoint}/{check}")));
+    }
+    paths.sort();
+    paths
+}
+
+/// Discovery: plain, or aggregated where the client asks for it.
+fn discovery(
+    core: &Core,
+    method: &Method,
+    headers: &HeaderMap,
+    path: &str,
+    query: &Query,
+) -> Result<Response<ResponseBody>, Status> {
+    let served = core.catalog.served();
     let parts: Vec<&str> = path.trim_matches('/').split('/').filter(|part| !part.is_empty()).collect();
-    let snapshot = core.catalog.snapshot();
-    let tree = match parts.as_slice() {
-        [] => json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
-        ["api"] => json!({
-            "kind": "APIVersions",
-            "versions": ["v1"],
-            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": server_address(core)}],
-        }),
-        ["apis"] => {
-            let mut groups: Vec<(String, Vec<String>)> = Vec::new();
-            for (group, version, _) in snapshot.keys().filter(|(group, _, _)| !group.is_empty()) {
-                match groups.iter_mut().find(|(name, _)| name == group) {
-                    Some((_, versions)) if versions.contains(version) => {}
-                    Some((_, versions)) => versions.push(version.clone()),
-                    None => groups.push((group.clone(), vec![version.clone()])),
-                }
-            }
-            let groups: Vec<Value> = groups.iter().map(|(name, versions)| group(name, versions)).collect();
-            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
-        }
-        ["apis", name] => {
-            let mut versions: Vec<String> = Vec::new();
-            for (_, version, _) in snapshot.keys().filter(|(group, _, _)| group == name) {
-                if !versions.contains(version) {
-                    versions.push(version.clone());
-                }
-            }
-            if versions.is_empty() {
-                return Err(Status::no_such_resource());
-            }
-            let mut tree = group(name, &versions);
-            tree["kind"] = "APIGroup".into();
-            tree["apiVersion"] = "v1".into();
-            tree
-        }
-        ["api", version] if core.catalog.serves("", version) => resources(core, "", version),
-        ["apis", group, version] if core.catalog.serves(group, version) => resources(core, group, version),
-        _ => return Err(Status::no_such_resource()),
+    // Upstream answers every method on /apis.
+    if parts != ["apis"] {
+        only_get(method)?;
+    }
+    if let (["api"] | ["apis"], Some((form, content_type))) = (parts.as_slice(), aggregated_form(headers)) {
+        let document = discovery::aggregated(&served, parts == ["api"], form);
+        return Ok(document_answer(document, content_type, headers));
+    }
+    let document = match parts.as_slice() {
+        ["api"] => Some(discovery::api_versions(&server_address(core))),
+        ["apis"] => Some(discovery::api_group_list(&served)),
+        ["apis", group] => discovery::api_group(&served, group),
+        ["api", version] => discovery::api_resource_list(&served, "", version),
+        ["apis", group, version] => discovery::api_resource_list(&served, group, version),
+        _ => None,
     };
-    Ok(render::value(accept, 200, &tree))
+    let document = document.ok_or_else(Status::no_such_resource)?;
+    let accept = negotiate::accept(headers, false, false, query.truthy("pretty")).unwrap_or(negotiate::Accept::JSON);
+    if accept.encoding == negotiate::Encoding::Json && !accept.pretty {
+        return Ok(render::respond(200, "application/json", document.body));
+    }
+    let tree: Value = serde_json::from_slice(&document.body).unwrap_or_default();
+    Ok(render::value(&accept, 200, &tree))
+}
+
+const AGGREGATED_V2: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+const AGGREGATED_V2BETA1: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+
+/// The first media range decides: aggregated in a version, or plain.
+fn aggregated_form(headers: &HeaderMap) -> Option<(discovery::Aggregated, &'static str)> {
+    let header = headers.get(header::ACCEPT)?.to_str().ok()?;
+    for range in header.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        if parts.next() != Some("application/json") {
+            continue;
+        }
+        let parameters: Vec<&str> = parts.filter(|one| !one.starts_with("q=")).collect();
+        if parameters.is_empty() {
+            return None;
+        }
+        let has = |parameter: &str| parameters.contains(&parameter);
+        if has("g=apidiscovery.k8s.io") && has("as=APIGroupDiscoveryList") {
+            if has("v=v2") {
+                return Some((discovery::Aggregated::V2, AGGREGATED_V2));
+            }
+            if has("v=v2beta1") {
+                return Some((discovery::Aggregated::V2Beta1, AGGREGATED_V2BETA1));
+            }
+        }
+    }
+    None
+}
+
+/// A document with its validator; 304 if the client has it.
+fn document_answer(
+    document: discovery::Document,
+    content_type: &'static str,
+    headers: &HeaderMap,
+) -> Response<ResponseBody> {
+    let etag = format!("\"{}\"", document.etag);
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()) == Some(etag.as_str());
+    let mut response = if known {
+        render::respond(304, content_type, Bytes::new())
+    } else {
+        render::respond(200, content_type, document.body)
+    };
+    if let Ok(value) = HeaderValue::from_str(&etag) {
+        response.headers_mut().insert(header::ETAG, value);
+    }
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    response
 }
 
 fn server_address(core: &Core) -> String {
     let (address, port) = core.settings.advertise;
     std::net::SocketAddr::new(address, port).to_string()
-}
-
-fn group(name: &str, versions: &[String]) -> Value {
-    let mut sorted: Vec<&String> = versions.iter().collect();
-    sorted.sort_by_key(|version| std::cmp::Reverse(version_rank(version)));
-    let entry = |version: &String| json!({"groupVersion": format!("{name}/{version}"), "version": version});
-    json!({
-        "name": name,
-        "versions": sorted.iter().map(|version| entry(version)).collect::<Vec<_>>(),
-        "preferredVersion": sorted.first().map(|version| entry(version)),
-    })
-}
-
-/// Order of versions: stable before beta before alpha, then by number.
-pub(crate) fn version_rank(version: &str) -> (u8, u32, u32) {
-    let rest = version.strip_prefix('v').unwrap_or_default();
-    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    let Ok(major) = rest[..digits].parse::<u32>() else { return (0, 0, 0) };
-    let tail = &rest[digits..];
-    if tail.is_empty() {
-        return (3, major, 0);
-    }
-    match (tail.strip_prefix("beta"), tail.strip_prefix("alpha")) {
-        (Some(minor), _) => (2, major, minor.parse().unwrap_or(0)),
-        (_, Some(minor)) => (1, major, minor.parse().unwrap_or(0)),
-        _ => (0, 0, 0),
-    }
-}
-
-fn resources(core: &Core, group: &str, version: &str) -> Value {
-    let snapshot = core.catalog.snapshot();
-    let mut list = Vec::new();
-    for resource in snapshot.values().filter(|one| one.group() == group && one.version == version) {
-        let collection = &resource.collection;
-        let plural = &collection.group_resource.resource;
-        let mut entry = json!({
-            "name": plural,
-            "singularName": collection.singular,
-            "namespaced": collection.namespaced,
-            "kind": collection.kind,
-            "verbs": resource.verbs,
-        });
-        if !resource.short_names.is_empty() {
-            entry["shortNames"] = json!(resource.short_names);
-        }
-        if !resource.categories.is_empty() {
-            entry["categories"] = json!(resource.categories);
-        }
-        list.push(entry);
-        for (subresource, verbs) in &resource.subresources {
-            list.push(json!({
-                "name": format!("{plural}/{subresource}"),
-                "singularName": "",
-                "namespaced": collection.namespaced,
-                "kind": collection.kind,
-                "verbs": verbs,
-            }));
-        }
-    }
-    let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version, "resources": list})
 }

@@ -59,10 +59,6 @@ pub(crate) struct Resource {
     pub api_version: String,
     /// Kind of a list.
     pub list_kind: String,
-    /// Short names, for discovery and lookups.
-    pub short_names: Vec<String>,
-    /// Groups like `all`.
-    pub categories: Vec<String>,
     /// Verbs of the resource itself.
     pub verbs: Vec<String>,
     /// Subresources with their verbs.
@@ -72,8 +68,8 @@ pub(crate) struct Resource {
     pub convert: Option<Conversion>,
     /// True for kinds from definitions: list items carry kind and version.
     pub custom: bool,
-    /// Generated facts: schema, encodings.
-    pub row: crate::wire::Row,
+    /// Its row: schema and what discovery says.
+    pub row: crate::discovery::KindRef,
 }
 
 /// Functions between a served version and the hub.
@@ -137,6 +133,7 @@ type ResourceKey = (String, String, String);
 #[derive(Default)]
 pub(crate) struct Catalog {
     resources: RwLock<Arc<BTreeMap<ResourceKey, Arc<Resource>>>>,
+    served: RwLock<Option<Arc<crate::discovery::Served>>>,
 }
 
 impl Catalog {
@@ -198,6 +195,22 @@ impl Catalog {
         let mut map = BTreeMap::clone(&held);
         change(&mut map);
         *held = Arc::new(map);
+        *self.served.write().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+    }
+
+    /// What discovery says, computed after each change once.
+    pub(crate) fn served(&self) -> Arc<crate::discovery::Served> {
+        if let Some(served) = &*self.served.read().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            return Arc::clone(served);
+        }
+        let snapshot = self.snapshot();
+        let custom = snapshot.values().filter_map(|resource| match &resource.row {
+            crate::discovery::KindRef::Custom(kind) => Some(Arc::clone(kind)),
+            crate::discovery::KindRef::Builtin(_) => None,
+        });
+        let served = Arc::new(crate::discovery::Served::new(custom));
+        *self.served.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&served));
+        served
     }
 }
 

@@ -410,3 +410,10 @@ pub(crate) fn block_all_and_reap() -> io::Result<()> {
         }
     }
 }
+
+/// Registers an owned descriptor with the event loop.
+pub(crate) fn async_fd(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd always gives the same descriptor and keeps it open
+    // until it is dropped, which AsyncFd does after deregistering it.
+    unsafe { tokio::io::unix::AsyncFd::register(fd) }.map_err(Into::into)
+}

@@ -51,7 +51,10 @@ fn sysctls(pod: &core::Pod) -> Option<Refusal> {
     for sysctl in security.sysctls.iter().flatten() {
         let name = sysctl.name.replace('/', ".");
         if !SAFE_SYSCTLS.contains(&name.as_str()) {
-            return Some(Refusal { reason: "SysctlForbidden", message: format!("forbidden sysctl: {:?} not allowlisted", sysctl.name) });
+            return Some(Refusal {
+                reason: "SysctlForbidden",
+                message: format!("forbidden sysctl: {:?} not allowlisted", sysctl.name),
+            });
         }
         if name.starts_with("net.") && spec::host_network(pod) {
             let message = format!("forbidden sysctl: {:?} not allowed with host net enabled", sysctl.name);
@@ -151,7 +154,7 @@ pub(crate) async fn reject(
         if mail.object.is_some_and(|p| p.metadata.deletion_timestamp.is_some()) {
             let params = DeleteParams {
                 grace: Some(Duration::ZERO),
-                preconditions: Some(Preconditions::uid(uid.clone())),
+                preconditions: Some(Preconditions { uid: Some(uid.clone()), ..Preconditions::default() }),
                 ..DeleteParams::default()
             };
             if let Err(err) = api.delete(spec::name(&pod), &params).await

@@ -27,7 +27,7 @@ use crate::node_api::NodeApi;
 use crate::references::References;
 use crate::resolv;
 use crate::resources::{self, QosClass};
-use crate::sleep::SleepMetrics;
+use crate::sleep::Sleep;
 use crate::spec;
 use crate::tokens::Tokens;
 use crate::worker::{Ids, Worker};
@@ -82,7 +82,8 @@ impl Kubelet {
             }
         });
         let events = Events::new(recorder, &config.node_name);
-        let host_dns = std::fs::read_to_string(&config.resolv_conf).map(|text| resolv::parse(&text)).unwrap_or_default();
+        let host_dns =
+            std::fs::read_to_string(&config.resolv_conf).map(|text| resolv::parse(&text)).unwrap_or_default();
         let context = Context {
             references: References::new(client.clone(), tasks.clone(), shutdown.clone(), on_change),
             tokens: Tokens::new(client.clone()),
@@ -91,7 +92,7 @@ impl Kubelet {
             memory_bytes: machine::memory_bytes(),
             allocatable: RwLock::new(machine::allocatable_milli(&config)),
             busy: Context::turns(),
-            sleep_metrics: SleepMetrics::default(),
+            sleep: Sleep::new(),
             services,
             host_dns,
             events,
@@ -106,6 +107,13 @@ impl Kubelet {
     /// What the node's HTTP API needs.
     pub fn node_api(&self) -> NodeApi {
         NodeApi::new(self.context.clone())
+    }
+
+    /// The node's sleepers. Pods sleep once traffic can be seen: open
+    /// `network::activity::Activity` with [`Sleep::on_wake`], then hand it to
+    /// [`Sleep::enable`], at any time, also while the agent runs.
+    pub fn sleep(&self) -> Sleep {
+        self.context.sleep.clone()
     }
 
     /// Runs until `shutdown`. Containers outlive it.

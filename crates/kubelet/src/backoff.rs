@@ -29,7 +29,12 @@ pub(crate) struct Backoffs {
 impl Backoffs {
     /// When the container that ended at `ended` may start, and the wait that
     /// leads there; `None` if it may start now.
-    pub(crate) fn waiting(&self, (name, hash): (&str, u64), ended: SystemTime, now: SystemTime) -> Option<(SystemTime, Duration)> {
+    pub(crate) fn waiting(
+        &self,
+        (name, hash): (&str, u64),
+        ended: SystemTime,
+        now: SystemTime,
+    ) -> Option<(SystemTime, Duration)> {
         let entry = self.entries.get(&(name.to_owned(), hash))?;
         if since(ended, entry.updated) > FORGET_AFTER {
             return None;

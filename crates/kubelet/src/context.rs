@@ -15,7 +15,7 @@ use crate::events::Events;
 use crate::image::Puller;
 use crate::mailbox::Mailbox;
 use crate::references::References;
-use crate::sleep::SleepMetrics;
+use crate::sleep::{Sleep, Sleeper};
 use crate::tokens::Tokens;
 
 /// Most pods that are being started or stopped at one time. Each step mostly
@@ -43,7 +43,7 @@ pub(crate) struct Context {
     pub(crate) pods: Arc<Registry>,
     /// Turns at the runtime.
     pub(crate) busy: Semaphore,
-    pub(crate) sleep_metrics: SleepMetrics,
+    pub(crate) sleep: Sleep,
 }
 
 impl Context {
@@ -77,6 +77,8 @@ pub(crate) struct PodEntry {
     pub(crate) mailbox: Arc<Mailbox>,
     /// The pod with the status that the agent last made.
     pub(crate) pod: Arc<core::Pod>,
+    /// While the pod may sleep.
+    pub(crate) sleeper: Option<Arc<Sleeper>>,
 }
 
 #[derive(Default)]
@@ -98,12 +100,18 @@ impl Registry {
     }
 
     pub(crate) fn insert(&self, uid: &str, mailbox: Arc<Mailbox>, pod: Arc<core::Pod>) {
-        self.lock().pods.insert(uid.to_owned(), PodEntry { mailbox, pod });
+        self.lock().pods.insert(uid.to_owned(), PodEntry { mailbox, pod, sleeper: None });
     }
 
     pub(crate) fn update(&self, uid: &str, pod: Arc<core::Pod>) {
         if let Some(entry) = self.lock().pods.get_mut(uid) {
             entry.pod = pod;
+        }
+    }
+
+    pub(crate) fn set_sleeper(&self, uid: &str, sleeper: Option<Arc<Sleeper>>) {
+        if let Some(entry) = self.lock().pods.get_mut(uid) {
+            entry.sleeper = sleeper;
         }
     }
 

@@ -151,7 +151,8 @@ async fn source_value(
             Err(err) if err.is_not_found() && optional => return Ok(None),
             Err(err) => return Err(err.into()),
         };
-        let value = secret.data.as_ref().and_then(|d| d.get(&key.key)).map(|v| String::from_utf8_lossy(&v.0).into_owned());
+        let value =
+            secret.data.as_ref().and_then(|d| d.get(&key.key)).map(|v| String::from_utf8_lossy(&v.0).into_owned());
         return require("Secret", namespace, &key.name, &key.key, value, optional);
     }
     if let Some(key) = &source.file_key_ref {

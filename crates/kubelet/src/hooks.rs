@@ -34,12 +34,19 @@ pub(crate) async fn run(
         let shown = format!("[{}]", command.join(" "));
         let failed = |problem: String, output: &[u8]| {
             let output = String::from_utf8_lossy(output);
-            HookFailed(format!("Exec lifecycle hook ({shown}) for {place} failed - error: {problem}, message: {output:?}"))
+            HookFailed(format!(
+                "Exec lifecycle hook ({shown}) for {place} failed - error: {problem}, message: {output:?}"
+            ))
         };
         return match runtime.exec_sync(id, command.clone(), None).await {
             Ok(output) if output.exit_code == 0 => Ok(()),
             Ok(output) => {
-                let problem = format!("command '{}' exited with {}: {}", command.join(" "), output.exit_code, String::from_utf8_lossy(&output.stderr));
+                let problem = format!(
+                    "command '{}' exited with {}: {}",
+                    command.join(" "),
+                    output.exit_code,
+                    String::from_utf8_lossy(&output.stderr)
+                );
                 Err(failed(problem, &[output.stdout, output.stderr].concat()))
             }
             Err(err) => Err(failed(api::error::Chain(&err).to_string(), &[])),

@@ -138,7 +138,10 @@ mod tests {
     fn a_long_name_is_cut_and_a_long_full_name_refused() {
         let long = pod(&format!("{}-x", "a".repeat(62)), json!({"containers": []}));
         assert_eq!(of_pod(&long, "c").expect("a name").0, "a".repeat(62));
-        let full = pod("p", json!({"containers": [], "hostname": "h".repeat(40), "subdomain": "s".repeat(40), "setHostnameAsFQDN": true}));
+        let full = pod(
+            "p",
+            json!({"containers": [], "hostname": "h".repeat(40), "subdomain": "s".repeat(40), "setHostnameAsFQDN": true}),
+        );
         let text = for_kernel(&full, "cluster.local").expect_err("too long").to_string();
         assert!(text.ends_with("is too long (64 characters is the max, 102 characters requested)"), "{text}");
     }

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Most bytes of an answer that are read.
 const MAX_BODY_BYTES: usize = 10 << 10;
@@ -57,15 +57,27 @@ pub(crate) fn resolve_port(port: &IntOrString, container: &core::Container) -> R
         },
     };
     match number {
-        Some(number) => u16::try_from(number).ok().filter(|n| *n > 0).ok_or_else(|| format!("invalid port number: {number}")),
+        Some(number) => {
+            u16::try_from(number).ok().filter(|n| *n > 0).ok_or_else(|| format!("invalid port number: {number}"))
+        }
         None => Err(format!("couldn't find port: {port:?} in container {}", container.name)),
     }
 }
 
 impl Request {
     /// From the specification. `purpose` is part of the user agent.
-    pub(crate) fn new(action: &core::HTTPGetAction, container: &core::Container, pod_ip: Option<IpAddr>, purpose: &str) -> Result<Self, String> {
-        let host = action.host.clone().filter(|h| !h.is_empty()).or_else(|| pod_ip.map(|ip| ip.to_string())).unwrap_or_default();
+    pub(crate) fn new(
+        action: &core::HTTPGetAction,
+        container: &core::Container,
+        pod_ip: Option<IpAddr>,
+        purpose: &str,
+    ) -> Result<Self, String> {
+        let host = action
+            .host
+            .clone()
+            .filter(|h| !h.is_empty())
+            .or_else(|| pod_ip.map(|ip| ip.to_string()))
+            .unwrap_or_default();
         let mut headers: Vec<(String, String)> =
             action.http_headers.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect();
         let has = |headers: &[(String, String)], name: &str| headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
@@ -89,7 +101,11 @@ impl Request {
     }
 
     fn authority(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 
     fn url(&self) -> String {
@@ -132,15 +148,19 @@ impl Request {
         }
         let name = ServerName::try_from(self.host.clone()).map_err(|err| err.to_string())?;
         let connector = tokio_rustls::TlsConnector::from(unverified()?);
-        let stream = connector.connect(name, stream).await.map_err(|err| match err.get_ref().map(ToString::to_string) {
-            Some(text) if text.contains("InvalidContentType") => "http: server gave HTTP response to HTTPS client".into(),
-            _ => err.to_string(),
-        })?;
+        let stream =
+            connector.connect(name, stream).await.map_err(|err| match err.get_ref().map(ToString::to_string) {
+                Some(text) if text.contains("InvalidContentType") => {
+                    "http: server gave HTTP response to HTTPS client".into()
+                }
+                _ => err.to_string(),
+            })?;
         self.over(stream).await
     }
 
     async fn over(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Answer, String> {
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
         let mut request = http::Request::builder().method("GET").uri(&self.path);
         let own_host = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host"));
         if !own_host {
@@ -155,7 +175,11 @@ impl Request {
             let status = answer.status().as_u16();
             let location = answer.headers().get("location").and_then(|l| l.to_str().ok()).map(str::to_owned);
             // A body that is too long or breaks off says nothing about the status.
-            let body = Limited::new(answer.into_body(), MAX_BODY_BYTES).collect().await.map(|b| b.to_bytes().to_vec()).unwrap_or_default();
+            let body = Limited::new(answer.into_body(), MAX_BODY_BYTES)
+                .collect()
+                .await
+                .map(|b| b.to_bytes().to_vec())
+                .unwrap_or_default();
             Ok(Answer { status, location, body })
         };
         tokio::pin!(connection);
@@ -174,7 +198,7 @@ fn go_error(err: &hyper::Error) -> String {
 /// Opens a TCP connection; the error is in the words of Go's dialer.
 pub(crate) async fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
     let shown = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    TcpStream::connect((host, port)).await.map_err(|err| {
+    connect(host, port).await.map_err(|err| {
         let problem = match err.kind() {
             std::io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
             std::io::ErrorKind::HostUnreachable => "no route to host".to_owned(),
@@ -183,6 +207,24 @@ pub(crate) async fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
         };
         format!("dial tcp {shown}: connect: {problem}")
     })
+}
+
+/// Marks the connection, so that the agent's own questions don't count as the
+/// pod's traffic.
+async fn connect(host: &str, port: u16) -> std::io::Result<TcpStream> {
+    let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
+    for address in tokio::net::lookup_host((host, port)).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Err(err) = network::activity::set_mark(&socket, network::activity::ActivityConfig::PROBE_MARK) {
+            // Without the privilege probes count as traffic; they still work.
+            tracing::debug!(err = %err, "probe connection could not be marked");
+        }
+        match socket.connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(err) => last = err,
+        }
+    }
+    Err(last)
 }
 
 #[derive(Debug)]

@@ -55,13 +55,22 @@ impl Puller {
     }
 
     /// The image of this container, pulled if need be.
-    pub(crate) async fn ensure(&self, pod: &core::Pod, container: &core::Container, keyring: &Keyring) -> Result<Image, NoImage> {
+    pub(crate) async fn ensure(
+        &self,
+        pod: &core::Pod,
+        container: &core::Container,
+        keyring: &Keyring,
+    ) -> Result<Image, NoImage> {
         let wanted = container.image.as_deref().unwrap_or_default();
-        let event = |kind: &str, reason: &str, message: &str| self.events.container(pod, &container.name, kind, reason, message);
+        let event = |kind: &str, reason: &str, message: &str| {
+            self.events.container(pod, &container.name, kind, reason, message)
+        };
         let reference = match name::with_default_tag(wanted) {
             Ok(reference) => reference,
             Err(err) => {
-                let message = format!("Failed to apply default image tag {wanted:?}: couldn't parse image name {wanted:?}: {err}");
+                let message = format!(
+                    "Failed to apply default image tag {wanted:?}: couldn't parse image name {wanted:?}: {err}"
+                );
                 event("Warning", "InspectFailed", &message);
                 return Err(NoImage::new("InvalidImageName", message));
             }
@@ -70,7 +79,8 @@ impl Puller {
         if policy != "Always" {
             match self.runtime.image(&reference).await {
                 Ok(Some(image)) => {
-                    let text = format!("Container image {wanted:?} already present on machine and can be accessed by the pod");
+                    let text =
+                        format!("Container image {wanted:?} already present on machine and can be accessed by the pod");
                     event("Normal", "Pulled", &text);
                     return Ok(image);
                 }
@@ -98,10 +108,13 @@ impl Puller {
         reference: &str,
         keyring: &Keyring,
     ) -> Result<Image, NoImage> {
-        let event = |kind: &str, reason: &str, message: &str| self.events.container(pod, &container.name, kind, reason, message);
+        let event = |kind: &str, reason: &str, message: &str| {
+            self.events.container(pod, &container.name, kind, reason, message)
+        };
         let key = (spec::uid(pod).to_owned(), wanted.to_owned());
         let now = SystemTime::now();
-        let backing_off = self.lock().get(&key).filter(|f| now < f.backoff.until()).map(|f| (f.backoff.until(), f.message.clone()));
+        let backing_off =
+            self.lock().get(&key).filter(|f| now < f.backoff.until()).map(|f| (f.backoff.until(), f.message.clone()));
         if let Some((until, previous)) = backing_off {
             let text = format!("Back-off pulling image {wanted:?}");
             event("Normal", "BackOff", &text);
@@ -116,7 +129,12 @@ impl Puller {
         let begun = std::time::Instant::now();
         let result = self.pull_with_any(reference, keyring.for_image(reference)).await;
         let pulled = match result {
-            Ok(id) => self.runtime.image(&id).await.map_err(|err| api::error::Chain(&err).to_string()).and_then(|image| image.ok_or_else(|| format!("image {id} vanished after its pull"))),
+            Ok(id) => self
+                .runtime
+                .image(&id)
+                .await
+                .map_err(|err| api::error::Chain(&err).to_string())
+                .and_then(|image| image.ok_or_else(|| format!("image {id} vanished after its pull"))),
             Err(err) => Err(api::error::Chain(&err).to_string()),
         };
         match pulled {

@@ -84,7 +84,13 @@ fn seconds(count: i64) -> Duration {
 impl Killer<'_> {
     /// Ends one container; returns once it has ended. An empty message is the
     /// usual one.
-    pub(crate) async fn container(&self, id: &ContainerId, name: &str, message: &str, reason: KillReason) -> Result<(), RuntimeError> {
+    pub(crate) async fn container(
+        &self,
+        id: &ContainerId,
+        name: &str,
+        message: &str,
+        reason: KillReason,
+    ) -> Result<(), RuntimeError> {
         let grace = (reason == KillReason::RestartAll).then_some(0);
         self.end(id, name, message, reason, grace, None).await
     }
@@ -124,7 +130,13 @@ impl Killer<'_> {
     }
 
     /// Returns the time used, at most `limit`.
-    async fn pre_stop(&self, id: &ContainerId, container: &core::Container, hook: &core::LifecycleHandler, limit: Duration) -> Duration {
+    async fn pre_stop(
+        &self,
+        id: &ContainerId,
+        container: &core::Container,
+        hook: &core::LifecycleHandler,
+        limit: Duration,
+    ) -> Duration {
         let begun = Instant::now();
         let run = hooks::run(self.runtime, self.pod, container, id, hook, self.pod_ip);
         let failed = match tokio::time::timeout(limit, run).await {

@@ -59,7 +59,11 @@ fn identify(pod: &core::Pod, labels: &mut BTreeMap<String, String>) {
 }
 
 /// Annotations of a container.
-pub(crate) fn container_annotations(pod: &core::Pod, container: &core::Container, restart_count: i32) -> BTreeMap<String, String> {
+pub(crate) fn container_annotations(
+    pod: &core::Pod,
+    container: &core::Container,
+    restart_count: i32,
+) -> BTreeMap<String, String> {
     let mut all = BTreeMap::from([
         (HASH.to_owned(), format!("{:x}", spec::container_hash(container))),
         (RESTART_COUNT.to_owned(), restart_count.to_string()),

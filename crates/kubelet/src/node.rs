@@ -211,7 +211,13 @@ impl Node {
         let pressure = crate::eviction::pressure(&self.context.config);
         let mut list = Vec::new();
         for (kind, under, yes, no, text) in [
-            ("MemoryPressure", pressure.memory, "KubeletHasInsufficientMemory", "KubeletHasSufficientMemory", "memory available"),
+            (
+                "MemoryPressure",
+                pressure.memory,
+                "KubeletHasInsufficientMemory",
+                "KubeletHasSufficientMemory",
+                "memory available",
+            ),
             ("DiskPressure", pressure.disk, "KubeletHasDiskPressure", "KubeletHasNoDiskPressure", "disk pressure"),
             ("PIDPressure", pressure.pids, "KubeletHasInsufficientPID", "KubeletHasSufficientPID", "PID available"),
         ] {
@@ -281,7 +287,8 @@ impl Node {
                     owner_references: Some(vec![owner]),
                     ..ObjectMeta::default()
                 };
-                api.create(&coordination::Lease { metadata, spec: Some(spec), ..coordination::Lease::default() }).await?
+                api.create(&coordination::Lease { metadata, spec: Some(spec), ..coordination::Lease::default() })
+                    .await?
             }
         };
         self.lease = Some(lease);

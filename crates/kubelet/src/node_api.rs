@@ -89,8 +89,15 @@ impl NodeApi {
         &self.context.client
     }
 
-    /// Sleep and wake figures.
-    pub fn sleep_metrics(&self) -> &crate::sleep::SleepMetrics {
-        &self.context.sleep_metrics
+    /// The node's sleepers and their figures.
+    pub fn sleep(&self) -> &crate::sleep::Sleep {
+        &self.context.sleep
+    }
+
+    /// Wakes the pod and keeps it awake while the answer lives; `None` if it
+    /// never sleeps. Take it before exec, attach and port-forward.
+    pub fn awake(&self, uid: &str) -> Option<crate::sleep::Awake> {
+        let sleeper = self.context.pods.by_uid(uid)?.sleeper?;
+        Some(sleeper.hold(&self.context.sleep))
     }
 }

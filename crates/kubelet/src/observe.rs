@@ -121,7 +121,8 @@ pub(crate) fn container(status: ContainerStatus) -> Observed {
     let info = labels::read(&status);
     let mut state = status.state;
     if let ContainerState::Exited { exit_code, reason, message, .. } = &mut state {
-        let from_logs = info.message_policy == "FallbackToLogsOnError" && *exit_code != 0 && reason != "ContainerCannotRun";
+        let from_logs =
+            info.message_policy == "FallbackToLogsOnError" && *exit_code != 0 && reason != "ContainerCannotRun";
         let text = termination_message(&status.mounts, &info.message_path, from_logs, &status.log_path);
         if !text.is_empty() {
             if !message.is_empty() {
@@ -165,7 +166,12 @@ pub(crate) fn share_messages(list: &mut [Observed], count: usize) {
     }
 }
 
-fn termination_message(mounts: &[containers::runtime::Mount], path: &str, from_logs: bool, log: &std::path::Path) -> String {
+fn termination_message(
+    mounts: &[containers::runtime::Mount],
+    path: &str,
+    from_logs: bool,
+    log: &std::path::Path,
+) -> String {
     let file = mounts.iter().find(|m| !path.is_empty() && m.container_path == path);
     if let Some(mount) = file {
         match logs::read_last_bytes(&mount.host_path, MAX_TERMINATION_MESSAGE_BYTES) {

@@ -155,9 +155,9 @@ fn with_new_sandbox(input: &Input<'_>) -> Vec<Action> {
         })
         .map(|(index, _)| index)
         .collect();
-    let initialized = spec::main_containers(pod).iter().any(|c| {
-        input.observed.find(&c.name).is_some_and(|o| !matches!(o.state, ContainerState::Unknown))
-    });
+    let initialized = spec::main_containers(pod)
+        .iter()
+        .any(|c| input.observed.find(&c.name).is_some_and(|o| !matches!(o.state, ContainerState::Unknown)));
     if to_start.is_empty() && initialized {
         return finish(input, draft, None);
     }
@@ -313,4 +313,4 @@ fn changed(container: &core::Container, observed: &Observed) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -127,14 +127,22 @@ impl Prober {
     pub(crate) fn adopt(&mut self, observed: &Observation, status: &core::PodStatus, runtime_name: &str) {
         let all = status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
         for container in all {
-            let Some(id) = container.container_id.as_deref().and_then(|id| id.strip_prefix(&format!("{runtime_name}://"))) else { continue };
+            let Some(id) =
+                container.container_id.as_deref().and_then(|id| id.strip_prefix(&format!("{runtime_name}://")))
+            else {
+                continue;
+            };
             if !observed.containers.iter().any(|o| o.id.0 == id && o.running()) {
                 continue;
             }
             let verdict = |yes: bool| yes.then_some(Verdict::Success);
             self.results.insert(
                 ContainerId(id.into()),
-                ProbeResults { startup: verdict(container.started == Some(true)), liveness: None, readiness: verdict(container.ready) },
+                ProbeResults {
+                    startup: verdict(container.started == Some(true)),
+                    liveness: None,
+                    readiness: verdict(container.ready),
+                },
             );
         }
     }

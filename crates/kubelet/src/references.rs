@@ -5,7 +5,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use api::types::Metadata;
 use api::types::api::core::v1 as core;
+use api::types::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use client::{Client, ClientError, Informer, ObjectKey, WatchParams};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -91,26 +93,38 @@ impl References {
     /// A ConfigMap; from the local copy where that is complete.
     pub(crate) async fn config_map(&self, namespace: &str, name: &str) -> Result<Arc<core::ConfigMap>, ReferenceError> {
         let local = match lock(&self.watched).get(&(Kind::ConfigMap, namespace.into(), name.into())).map(|w| &w.copy) {
-            Some(Copy::ConfigMap(informer)) if informer.is_synced() => Some(informer.get(&ObjectKey::new(namespace, name))),
+            Some(Copy::ConfigMap(informer)) if informer.is_synced() => {
+                Some(informer.get(&ObjectKey::new(namespace, name)))
+            }
             _ => None,
         };
         let missing = || ReferenceError::NotFound { resource: "configmap", name: name.into() };
         match local {
             Some(found) => found.ok_or_else(missing),
-            None => self.client.namespaced::<core::ConfigMap>(namespace).get_opt(name).await?.map(Arc::new).ok_or_else(missing),
+            None => self
+                .client
+                .namespaced::<core::ConfigMap>(namespace)
+                .get_opt(name)
+                .await?
+                .map(Arc::new)
+                .ok_or_else(missing),
         }
     }
 
     /// A Secret; from the local copy where that is complete.
     pub(crate) async fn secret(&self, namespace: &str, name: &str) -> Result<Arc<core::Secret>, ReferenceError> {
         let local = match lock(&self.watched).get(&(Kind::Secret, namespace.into(), name.into())).map(|w| &w.copy) {
-            Some(Copy::Secret(informer)) if informer.is_synced() => Some(informer.get(&ObjectKey::new(namespace, name))),
+            Some(Copy::Secret(informer)) if informer.is_synced() => {
+                Some(informer.get(&ObjectKey::new(namespace, name)))
+            }
             _ => None,
         };
         let missing = || ReferenceError::NotFound { resource: "secret", name: name.into() };
         match local {
             Some(found) => found.ok_or_else(missing),
-            None => self.client.namespaced::<core::Secret>(namespace).get_opt(name).await?.map(Arc::new).ok_or_else(missing),
+            None => {
+                self.client.namespaced::<core::Secret>(namespace).get_opt(name).await?.map(Arc::new).ok_or_else(missing)
+            }
         }
     }
 
@@ -122,13 +136,25 @@ impl References {
             Kind::ConfigMap => {
                 let (informer, task) = Informer::new(self.client.namespaced::<core::ConfigMap>(namespace), params);
                 self.tasks.spawn(task.run(stop.clone()));
-                self.tasks.spawn(notify(informer.subscribe(), key.clone(), self.watched.clone(), self.on_change.clone(), stop.clone()));
+                self.tasks.spawn(notify(
+                    informer.subscribe(),
+                    key.clone(),
+                    self.watched.clone(),
+                    self.on_change.clone(),
+                    stop.clone(),
+                ));
                 Copy::ConfigMap(informer)
             }
             Kind::Secret => {
                 let (informer, task) = Informer::new(self.client.namespaced::<core::Secret>(namespace), params);
                 self.tasks.spawn(task.run(stop.clone()));
-                self.tasks.spawn(notify(informer.subscribe(), key.clone(), self.watched.clone(), self.on_change.clone(), stop.clone()));
+                self.tasks.spawn(notify(
+                    informer.subscribe(),
+                    key.clone(),
+                    self.watched.clone(),
+                    self.on_change.clone(),
+                    stop.clone(),
+                ));
                 Copy::Secret(informer)
             }
         };
@@ -153,7 +179,7 @@ fn drop_unused(watched: &mut HashMap<Key, Watched>, uid: &str, wanted: &BTreeSet
     });
 }
 
-async fn notify<K: Send + Sync + 'static>(
+async fn notify<K: Metadata<Ty = ObjectMeta> + Send + Sync + 'static>(
     mut changes: client::Subscription<K>,
     key: Key,
     watched: Arc<Mutex<HashMap<Key, Watched>>>,

@@ -55,7 +55,12 @@ fn unique(list: &mut Vec<String>) {
 }
 
 /// The pod's settings, and what was left out.
-pub(crate) fn of_pod(pod: &core::Pod, host: &DnsConfig, cluster_dns: &[IpAddr], domain: &str) -> (DnsConfig, Vec<Omitted>) {
+pub(crate) fn of_pod(
+    pod: &core::Pod,
+    host: &DnsConfig,
+    cluster_dns: &[IpAddr],
+    domain: &str,
+) -> (DnsConfig, Vec<Omitted>) {
     let policy = spec::spec(pod).dns_policy.as_deref().unwrap_or("ClusterFirst");
     let cluster = match policy {
         "None" => None,
@@ -66,10 +71,15 @@ pub(crate) fn of_pod(pod: &core::Pod, host: &DnsConfig, cluster_dns: &[IpAddr], 
     let mut config = match cluster {
         None => DnsConfig::default(),
         Some(true) if !cluster_dns.is_empty() => {
-            let mut searches = vec![format!("{}.svc.{domain}", spec::namespace(pod)), format!("svc.{domain}"), domain.to_owned()];
+            let mut searches =
+                vec![format!("{}.svc.{domain}", spec::namespace(pod)), format!("svc.{domain}"), domain.to_owned()];
             searches.extend(host.searches.iter().cloned());
             unique(&mut searches);
-            DnsConfig { servers: cluster_dns.iter().map(ToString::to_string).collect(), searches, options: vec!["ndots:5".into()] }
+            DnsConfig {
+                servers: cluster_dns.iter().map(ToString::to_string).collect(),
+                searches,
+                options: vec!["ndots:5".into()],
+            }
         }
         Some(_) => host.clone(),
     };
@@ -118,7 +128,8 @@ mod tests {
     use serde_json::json;
 
     fn of(spec: serde_json::Value) -> DnsConfig {
-        let pod: core::Pod = serde_json::from_value(json!({"metadata": {"namespace": "ns"}, "spec": spec})).expect("a pod");
+        let pod: core::Pod =
+            serde_json::from_value(json!({"metadata": {"namespace": "ns"}, "spec": spec})).expect("a pod");
         let host = parse("# c\nnameserver 9.9.9.9\nsearch host.test.\noptions ndots:1 timeout:2\n");
         of_pod(&pod, &host, &["10.0.0.10".parse().expect("an address")], "cluster.local").0
     }
@@ -132,14 +143,19 @@ mod tests {
         let host = of(json!({"containers": [], "dnsPolicy": "Default"}));
         assert_eq!((host.servers, host.searches), (vec!["9.9.9.9".to_owned()], vec!["host.test".to_owned()]));
         assert_eq!(of(json!({"containers": [], "hostNetwork": true})).servers, ["9.9.9.9"]);
-        assert_eq!(of(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})).servers, ["10.0.0.10"]);
+        assert_eq!(
+            of(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})).servers,
+            ["10.0.0.10"]
+        );
         assert_eq!(of(json!({"containers": [], "dnsPolicy": "None"})), DnsConfig::default());
     }
 
     #[test]
     fn own_settings_are_merged_and_cut_to_the_limits() {
-        let merged = of(json!({"containers": [], "dnsConfig": {"nameservers": ["1.1.1.1", "1.1.1.2", "1.1.1.3"], "searches": ["x.test"],
-            "options": [{"name": "ndots", "value": "3"}, {"name": "edns0"}]}}));
+        let merged = of(
+            json!({"containers": [], "dnsConfig": {"nameservers": ["1.1.1.1", "1.1.1.2", "1.1.1.3"], "searches": ["x.test"],
+            "options": [{"name": "ndots", "value": "3"}, {"name": "edns0"}]}}),
+        );
         assert_eq!(merged.servers, ["10.0.0.10", "1.1.1.1", "1.1.1.2"]);
         assert_eq!(merged.searches.last().map(String::as_str), Some("x.test"));
         assert_eq!(merged.options, ["ndots:3", "edns0"]);

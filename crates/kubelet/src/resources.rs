@@ -329,7 +329,8 @@ mod tests {
     use serde_json::json;
 
     fn pod(spec: serde_json::Value) -> core::Pod {
-        serde_json::from_value(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"uid": "u"}, "spec": spec})).expect("a pod")
+        serde_json::from_value(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"uid": "u"}, "spec": spec}))
+            .expect("a pod")
     }
 
     #[test]
@@ -355,20 +356,31 @@ mod tests {
         check(json!({"requests": {"cpu": "1"}}), QosClass::Burstable);
         check(json!({"limits": {"cpu": "1"}}), QosClass::Burstable);
         check(json!({"limits": {"cpu": "1", "memory": "1Gi"}}), QosClass::Guaranteed);
-        check(json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1000m", "memory": "1Gi"}}), QosClass::Guaranteed);
+        check(
+            json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1000m", "memory": "1Gi"}}),
+            QosClass::Guaranteed,
+        );
         check(json!({"limits": {"ephemeral-storage": "4Mi"}}), QosClass::BestEffort);
     }
 
     #[test]
     fn sums_keep_the_form_of_their_parts() {
-        for (a, b, sum) in [("100m", "50m", "150m"), ("500m", "500m", "1"), ("16Mi", "16Mi", "32Mi"), ("1Gi", "1", "1073741825"), ("1k", "1k", "2k")] {
+        for (a, b, sum) in [
+            ("100m", "50m", "150m"),
+            ("500m", "500m", "1"),
+            ("16Mi", "16Mi", "32Mi"),
+            ("1Gi", "1", "1073741825"),
+            ("1k", "1k", "2k"),
+        ] {
             assert_eq!(add(&Quantity(a.into()), &Quantity(b.into())).0, sum);
         }
     }
 
     #[test]
     fn limits_become_shares_and_quota() {
-        let pod = pod(json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "250m"}, "limits": {"cpu": "500m", "memory": "64Mi"}}}]}));
+        let pod = pod(
+            json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "250m"}, "limits": {"cpu": "500m", "memory": "64Mi"}}}]}),
+        );
         let of = of_container(&pod, &spec::main_containers(&pod)[0], 1 << 30);
         assert_eq!((of.cpu_shares, of.cpu_quota_us, of.cpu_period_us), (Some(256), Some(50_000), Some(100_000)));
         assert_eq!((of.memory_limit_bytes, of.oom_score_adj), (Some(64 << 20), Some(999)));

@@ -28,7 +28,9 @@ pub(crate) enum SecurityError {
         container: String,
     },
     /// The image's user has a name, so nobody knows.
-    #[error("container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (pod: {pod:?}, container: {container})")]
+    #[error(
+        "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (pod: {pod:?}, container: {container})"
+    )]
     NamedUser {
         /// As the image names it.
         user: String,
@@ -147,7 +149,8 @@ mod tests {
 
     fn check(pod_context: serde_json::Value, own: serde_json::Value, image: &Image) -> Result<Security, String> {
         let pod: core::Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
-            "spec": {"securityContext": pod_context, "containers": [{"name": "c", "securityContext": own}]}})).expect("a pod");
+            "spec": {"securityContext": pod_context, "containers": [{"name": "c", "securityContext": own}]}}))
+        .expect("a pod");
         of_container(&pod, &spec::main_containers(&pod)[0], image, Path::new("/profiles")).map_err(|e| e.to_string())
     }
 
@@ -157,10 +160,16 @@ mod tests {
         let named = Image { username: "app".into(), ..Image::default() };
         let user = Image { uid: Some(1000), ..Image::default() };
         let non_root = json!({"runAsNonRoot": true});
-        assert_eq!(check(non_root.clone(), json!({}), &root).expect_err("refused"),
-            "container has runAsNonRoot and image will run as root (pod: \"p_n(u)\", container: c)");
+        assert_eq!(
+            check(non_root.clone(), json!({}), &root).expect_err("refused"),
+            "container has runAsNonRoot and image will run as root (pod: \"p_n(u)\", container: c)"
+        );
         assert!(check(non_root.clone(), json!({}), &named).expect_err("refused").contains("non-numeric user (app)"));
-        assert!(check(non_root.clone(), json!({"runAsUser": 0}), &user).expect_err("refused").starts_with("container's runAsUser breaks"));
+        assert!(
+            check(non_root.clone(), json!({"runAsUser": 0}), &user)
+                .expect_err("refused")
+                .starts_with("container's runAsUser breaks")
+        );
         assert_eq!(check(non_root.clone(), json!({}), &user).expect("allowed").uid, Some(1000));
         assert_eq!(check(non_root, json!({"runAsUser": 7}), &root).expect("allowed").uid, Some(7));
     }
@@ -178,6 +187,9 @@ mod tests {
         assert!(security.no_new_privileges);
         assert_eq!(security.seccomp, Seccomp::RuntimeDefault);
         assert_eq!(security.drop_capabilities, ["ALL"]);
-        assert!(check(json!({}), json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "../x"}}), &image).is_err());
+        assert!(
+            check(json!({}), json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "../x"}}), &image)
+                .is_err()
+        );
     }
 }

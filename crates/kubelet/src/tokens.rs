@@ -37,7 +37,12 @@ impl Tokens {
     }
 
     /// A token of the pod's service account, bound to the pod.
-    pub(crate) async fn get(&self, pod: &core::Pod, audience: Option<&str>, seconds: Option<i64>) -> Result<String, ClientError> {
+    pub(crate) async fn get(
+        &self,
+        pod: &core::Pod,
+        audience: Option<&str>,
+        seconds: Option<i64>,
+    ) -> Result<String, ClientError> {
         let seconds = seconds.unwrap_or(DEFAULT_EXPIRATION_SECONDS);
         let audience = audience.unwrap_or_default();
         let key = (spec::uid(pod).to_owned(), audience.to_owned(), seconds);

@@ -137,7 +137,12 @@ pub(crate) async fn set_up(root: &Path, pod: &core::Pod, sources: &Sources<'_>) 
     Ok(mounted)
 }
 
-async fn one(root: &Path, pod: &core::Pod, volume: &core::Volume, sources: &Sources<'_>) -> Result<Option<Mounted>, SetUpError> {
+async fn one(
+    root: &Path,
+    pod: &core::Pod,
+    volume: &core::Volume,
+    sources: &Sources<'_>,
+) -> Result<Option<Mounted>, SetUpError> {
     let uid = spec::uid(pod);
     let dir = |plugin: &str| volume_dir(root, uid, plugin, &volume.name);
     let fs_group = spec::spec(pod).security_context.as_ref().and_then(|s| s.fs_group);
@@ -182,7 +187,8 @@ fn make_dir(path: &Path, memory: Option<Option<u64>>) -> Result<(), SetUpError> 
         }
     }
     // Whoever the container runs as, it may use the volume; `umask` must not matter.
-    let mode = std::fs::metadata(path).map_err(SetUpError::io(format!("looking at {name}")))?.permissions().mode() & 0o7777;
+    let mode =
+        std::fs::metadata(path).map_err(SetUpError::io(format!("looking at {name}")))?.permissions().mode() & 0o7777;
     if mode & 0o777 != 0o777 {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode | 0o777))
             .map_err(SetUpError::io(format!("opening {name} to all")))?;
@@ -191,7 +197,12 @@ fn make_dir(path: &Path, memory: Option<Option<u64>>) -> Result<(), SetUpError> 
 }
 
 fn empty_dir(path: &Path, source: &core::EmptyDirVolumeSource, fs_group: Option<i64>) -> Result<Mounted, SetUpError> {
-    let limit = source.size_limit.as_ref().map(resources::quantity_value).and_then(|b| u64::try_from(b).ok()).filter(|b| *b > 0);
+    let limit = source
+        .size_limit
+        .as_ref()
+        .map(resources::quantity_value)
+        .and_then(|b| u64::try_from(b).ok())
+        .filter(|b| *b > 0);
     let memory = (source.medium.as_deref() == Some("Memory")).then_some(limit);
     let new = !path.exists();
     make_dir(path, memory)?;

@@ -4,6 +4,7 @@
 
 mod container;
 mod ending;
+mod rung;
 mod steps;
 mod writes;
 
@@ -51,11 +52,7 @@ enum Progress {
     /// A container was made.
     Container(ContainerId),
     /// A container is being started again; its back-off goes up.
-    Restarting {
-        name: String,
-        hash: u64,
-        ended: SystemTime,
-    },
+    Restarting { name: String, hash: u64, ended: SystemTime },
 }
 
 /// What came of a job.
@@ -114,7 +111,8 @@ pub(crate) struct Worker {
     /// The next steps wait until the API shows the present status.
     after_write: bool,
     retries: u32,
-    sleep: Option<crate::sleep::PodSleep>,
+    rung: Option<rung::Rung>,
+    rung_write: Option<BoxFuture<'static, ()>>,
 }
 
 impl Worker {
@@ -151,7 +149,8 @@ impl Worker {
             retry_at: None,
             after_write: false,
             retries: 0,
-            sleep: None,
+            rung: None,
+            rung_write: None,
         }
     }
 
@@ -174,9 +173,11 @@ impl Worker {
                 done = poll_job(&mut self.job) => self.job_done(done).await,
                 result = self.writes.finished() => self.written(result),
                 finished = self.prober.finished() => self.probed(finished),
+                () = poll_rung(&mut self.rung_write) => self.rung_write = None,
                 () = sleep_until(deadline) => self.dirty = true,
             }
         }
+        self.drop_rung().await;
         if !shutdown.is_cancelled() {
             self.context.references.unregister(&self.uid);
             self.context.tokens.forget(&self.uid);
@@ -186,7 +187,9 @@ impl Worker {
 
     /// Everything that follows from the present state.
     async fn step(&mut self) {
-        if self.stage == Stage::Syncing && (self.pod.metadata.deletion_timestamp.is_some() || self.gone || self.ended.is_some()) {
+        if self.stage == Stage::Syncing
+            && (self.pod.metadata.deletion_timestamp.is_some() || self.gone || self.ended.is_some())
+        {
             self.begin_ending();
         }
         if self.dirty && self.job.is_none() {
@@ -198,6 +201,8 @@ impl Worker {
             }
         }
         self.prober.start_due(&self.context.runtime, &self.pod, self.observed.ips().first().copied());
+        self.keep_rung().await;
+        self.tell_rung();
         self.writes.start(&self.context, &self.pod, &self.status, self.stage == Stage::Ended);
     }
 
@@ -368,7 +373,7 @@ impl Worker {
             self.dirty = true;
         }
         if mail.sleep {
-            self.sleep_changed();
+            self.rung_changed();
         }
     }
 
@@ -378,7 +383,8 @@ impl Worker {
         if meta(&new) != meta(&self.pod) {
             self.volumes_stale = true;
         }
-        let spec_changed = new.spec != self.pod.spec || new.metadata.deletion_timestamp != self.pod.metadata.deletion_timestamp;
+        let spec_changed =
+            new.spec != self.pod.spec || new.metadata.deletion_timestamp != self.pod.metadata.deletion_timestamp;
         if spec_changed {
             self.context.references.register(&new);
         }
@@ -386,7 +392,11 @@ impl Worker {
             && new.metadata.deletion_grace_period_seconds.is_some();
         self.writes.api_has(&pod);
         let foreign = conditions_of_others(&new) != conditions_of_others(&self.pod);
-        self.dirty |= spec_changed || foreign || self.volumes_stale || meta(&new) != meta(&self.pod) || self.stage == Stage::Ended;
+        self.dirty |= spec_changed
+            || foreign
+            || self.volumes_stale
+            || meta(&new) != meta(&self.pod)
+            || self.stage == Stage::Ended;
         self.pod = new;
         if shorter && self.stage == Stage::Ending {
             // Begin again with less time.
@@ -473,7 +483,8 @@ impl Worker {
     fn probed(&mut self, finished: crate::probe::Finished) {
         let Some(report) = self.prober.record(finished) else { return };
         let (kind, name) = (report.kind, &report.container);
-        let event = |reason: &str, message: String| self.context.events.container(&self.pod, name, "Warning", reason, &message);
+        let event =
+            |reason: &str, message: String| self.context.events.container(&self.pod, name, "Warning", reason, &message);
         match report.outcome {
             Outcome::Success => {}
             Outcome::Failure(output) => event("Unhealthy", format!("{} probe failed: {output}", kind.as_str())),
@@ -506,20 +517,17 @@ impl Worker {
     fn next_deadline(&self) -> Option<Instant> {
         let wall = |at: SystemTime| Instant::now() + at.duration_since(SystemTime::now()).unwrap_or_default();
         let syncing = self.stage == Stage::Syncing && self.job.is_none();
-        let deadline = self.active_deadline().filter(|_| self.stage == Stage::Syncing && self.ended.is_none()).map(wall);
+        let deadline =
+            self.active_deadline().filter(|_| self.stage == Stage::Syncing && self.ended.is_none()).map(wall);
         let retry = self.retry_at.filter(|_| self.job.is_none());
-        let token = self.context.tokens.renew_at(&self.uid).filter(|_| syncing && !self.observed.containers.is_empty()).map(wall);
-        [deadline, retry, token, self.prober.next_due(), self.writes.retry_at()].into_iter().flatten().min()
-    }
-
-    fn sleep_changed(&mut self) {
-        if let Some(sleep) = &self.sleep {
-            if sleep.is_frozen() {
-                self.prober.pause();
-            } else {
-                self.prober.resume();
-            }
-        }
+        let token = self
+            .context
+            .tokens
+            .renew_at(&self.uid)
+            .filter(|_| syncing && !self.observed.containers.is_empty())
+            .map(wall);
+        let rung = self.rung_due().filter(|_| self.rung_write.is_none());
+        [deadline, retry, token, rung, self.prober.next_due(), self.writes.retry_at()].into_iter().flatten().min()
     }
 }
 
@@ -540,13 +548,22 @@ fn conditions_of_others(pod: &core::Pod) -> Vec<&core::PodCondition> {
 /// Stretches a wait by up to half, differently for each pod and attempt, so
 /// that pods that failed together don't return together.
 fn stretched(wait: Duration, uid: &str, attempt: u32) -> Duration {
-    let seed = uid.bytes().fold(attempt.wrapping_mul(0x9e37_79b9), |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let seed = uid
+        .bytes()
+        .fold(attempt.wrapping_mul(0x9e37_79b9), |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     wait + wait.mul_f64(f64::from(seed % 1000) / 2000.0)
 }
 
 async fn poll_job(job: &mut Option<BoxFuture<'static, JobDone>>) -> JobDone {
     match job {
         Some(job) => job.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn poll_rung(write: &mut Option<BoxFuture<'static, ()>>) {
+    match write {
+        Some(write) => write.await,
         None => std::future::pending().await,
     }
 }

@@ -172,14 +172,10 @@ impl Activity {
         Batch::replace(Family::Ipv4, &config.table, &rules).commit(&mut socket).map_err(kernel(step, None))?;
         let sleepers = Arc::new(Mutex::new(Sleepers { armed, reported: BTreeSet::new() }));
         let failed = |source: std::io::Error| ActivityError::Thread { source };
-        let stop = Arc::new(
-            rustix::event::eventfd(0, EventfdFlags::CLOEXEC).map_err(|source| failed(source.into()))?,
-        );
+        let stop = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC).map_err(|source| failed(source.into()))?);
         let table = config.table.clone();
-        let receiver =
-            Receiver { log, socket: list, table, sleepers: sleepers.clone(), stop: stop.clone(), on_wake };
-        let receiver =
-            std::thread::Builder::new().name("wake".into()).spawn(move || receiver.run()).map_err(failed)?;
+        let receiver = Receiver { log, socket: list, table, sleepers: sleepers.clone(), stop: stop.clone(), on_wake };
+        let receiver = std::thread::Builder::new().name("wake".into()).spawn(move || receiver.run()).map_err(failed)?;
         Ok(Self {
             config,
             socket: Mutex::new(socket),

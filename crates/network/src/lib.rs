@@ -5,6 +5,7 @@
 pub mod activity;
 pub mod cidr;
 pub mod pod;
+pub mod service;
 
 mod netlink;
 mod rule;

@@ -92,9 +92,4 @@ impl NetlinkError {
     pub(crate) fn is_absent(&self) -> bool {
         matches!(self.errno(), Some(libc::ENOENT | libc::ENODEV | libc::ESRCH | libc::EADDRNOTAVAIL))
     }
-
-    /// The thing to be made exists already.
-    pub(crate) fn is_present(&self) -> bool {
-        self.errno() == Some(libc::EEXIST)
-    }
 }

@@ -240,10 +240,7 @@ impl PodNetwork {
         };
         let made = state.make(id, &pod, netns, self).and_then(|()| {
             let claim = state.host_ports.claim(pod.address, host_ports)?;
-            claim
-                .add(&self.config)
-                .commit(&mut state.netfilter)
-                .map_err(kernel("map the host ports", Some(id)))?;
+            claim.add(&self.config).commit(&mut state.netfilter).map_err(kernel("map the host ports", Some(id)))?;
             state.host_ports.record(claim);
             Ok(())
         });
@@ -436,7 +433,8 @@ impl State {
         route::add_veth(&mut messages, &near, &far, file.as_fd(), network.config.mtu, network.group);
         self.route.request(messages).map_err(kernel(step, Some(id)))?;
         let (address, gateway, near_mac) = (pod.address, network.gateway, near.mac);
-        namespace::inside(netns, || inside_pod(address, gateway, near_mac)).map_err(kernel("set up the inside", Some(id)))?;
+        namespace::inside(netns, || inside_pod(address, gateway, near_mac))
+            .map_err(kernel("set up the inside", Some(id)))?;
 
         let link = route::link(&mut self.route, &pod.interface).map_err(kernel(step, Some(id)))?;
         let index = link.map_or(0, |link| link.index);
@@ -455,10 +453,7 @@ impl State {
             return Ok(());
         };
         let claim = self.host_ports.of(pod.address);
-        claim
-            .remove(config)
-            .commit(&mut self.netfilter)
-            .map_err(kernel("unmap the host ports", Some(id)))?;
+        claim.remove(config).commit(&mut self.netfilter).map_err(kernel("unmap the host ports", Some(id)))?;
         self.host_ports.forget(&claim);
         let mut messages = Messages::new();
         route::delete_link(&mut messages, &pod.interface);

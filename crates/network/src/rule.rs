@@ -2,8 +2,9 @@
 //! what they are for.
 
 use crate::cidr::Cidr;
-use crate::netlink::expression::{Base, Conntrack, Expression, Register, STATUS_DESTINATION_NAT};
+use crate::netlink::expression::{Base, Conntrack, Expression, Register, STATE_NEW, STATUS_DESTINATION_NAT};
 use crate::netlink::route::octets;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Loads the packet's source address.
 pub(crate) fn source(register: Register) -> Expression {
@@ -40,4 +41,19 @@ pub(crate) fn was_redirected(register: Register) -> [Expression; 3] {
         Expression::Bits(register, bit, vec![0; 4]),
         Expression::NotEqual(register, vec![0; 4]),
     ]
+}
+
+/// Goes on only for the first packet of a connection.
+pub(crate) fn is_new(register: Register) -> [Expression; 3] {
+    let bit = STATE_NEW.to_ne_bytes().to_vec();
+    [
+        Expression::Conntrack(Conntrack::State, register),
+        Expression::Bits(register, bit, vec![0; 4]),
+        Expression::NotEqual(register, vec![0; 4]),
+    ]
+}
+
+/// 127.0.0.0/8.
+pub(crate) fn loopback() -> Cidr {
+    Cidr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8).expect("8 is below 32")
 }

@@ -22,7 +22,10 @@ impl Netns {
     /// A fresh one with loopback up.
     pub(crate) fn new() -> Self {
         let file = std::thread::spawn(|| {
-            rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).expect("tests run as root");
+            // SAFETY: the thread is new and shares nothing that depends on its
+            // network namespace.
+            #[expect(unsafe_code, reason = "leaving a namespace is unsafe in rustix")]
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.expect("tests run as root");
             let mut messages = Messages::new();
             route::set_up(&mut messages, route::LOOPBACK);
             Socket::open(Protocol::Route).unwrap().request(messages).unwrap();
@@ -124,8 +127,12 @@ impl Netns {
             let mut socket = Socket::open(Protocol::Route)?;
             let mut all = Vec::new();
             all.extend(route::links(&mut socket)?.iter().map(|link| format!("link {}", link.name)));
-            all.extend(route::addresses(&mut socket)?.iter().map(|(_, address, _)| format!("address {address}")));
-            all.extend(route::routes(&mut socket)?.iter().map(|(to, prefix, _)| format!("route {to}/{prefix}")));
+            all.extend(
+                route::inventory::addresses(&mut socket)?.iter().map(|(_, address, _)| format!("address {address}")),
+            );
+            all.extend(
+                route::inventory::routes(&mut socket)?.iter().map(|(to, prefix, _)| format!("route {to}/{prefix}")),
+            );
             let mut socket = Socket::open(Protocol::Netfilter)?;
             let tables = nftables::tables(&mut socket, nftables::Family::Ipv4)?;
             all.extend(tables.iter().map(|table| format!("table {table}")));

@@ -212,9 +212,13 @@ impl<'a> Walk<'a> {
             };
             self.path.pop();
             self.owner = known.name.as_ref();
-            match value {
-                Some(value) => place(&mut out, field, value, dialect),
-                None => {}
+            if let Some(mut value) = value {
+                // A list of items is an answer, not something that is stored.
+                let stored = dialect == Dialect::Go && !known.keeps_empty && field.name != "items";
+                if stored && field.omit == Omit::Never && !field.schema.pointer && is_empty_collection(&field.schema, &value) {
+                    value = Value::Null;
+                }
+                place(&mut out, field, value, dialect);
             }
         }
         self.owner = owner;
@@ -323,7 +327,7 @@ fn place(out: &mut Map<String, Value>, field: &Field, value: Value, dialect: Dia
 }
 
 /// `omitempty` and `omitzero`.
-fn is_left_out(field: &Field, value: &Value) -> bool {
+pub(super) fn is_left_out(field: &Field, value: &Value) -> bool {
     if field.omit == Omit::Never || field.schema.pointer {
         return false;
     }
@@ -339,6 +343,15 @@ fn is_left_out(field: &Field, value: &Value) -> bool {
     }
 }
 
+/// An empty list or map, where the type is no struct.
+fn is_empty_collection(schema: &Schema, value: &Value) -> bool {
+    match (schema.shape(), value) {
+        (Shape::List(_), Value::Array(items)) => items.is_empty(),
+        (Shape::Map(_), Value::Object(map)) => map.is_empty(),
+        _ => false,
+    }
+}
+
 fn is_zero(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -351,7 +364,7 @@ fn is_zero(value: &Value) -> bool {
 }
 
 /// Fills in the fields that Go always writes.
-fn settle(out: &mut Map<String, Value>, known: &Struct) {
+pub(super) fn settle(out: &mut Map<String, Value>, known: &Struct) {
     for field in &known.fields {
         if let Some(zero) = absent(field)
             && !out.contains_key(field.name.as_ref())
@@ -378,7 +391,7 @@ fn absent(field: &Field) -> Option<Value> {
 }
 
 /// The JSON of Go's zero value.
-fn zero(schema: &Schema) -> Value {
+pub(super) fn zero(schema: &Schema) -> Value {
     match schema.shape() {
         Shape::Bool => Value::Bool(false),
         Shape::Int32 | Shape::Int64 | Shape::Float | Shape::IntOrString => 0.into(),

@@ -27,6 +27,8 @@ pub(crate) struct Creation<'a> {
     /// The caller.
     pub(crate) user: &'a UserInfo,
     /// The request's instant.
+    pub(crate) now: jiff::Timestamp,
+    /// The same as objects carry it.
     pub(crate) stamp: &'a str,
     /// The namespace of the request; empty for cluster scope.
     pub(crate) namespace: &'a str,
@@ -39,14 +41,22 @@ pub(crate) struct Creation<'a> {
 }
 
 /// Creates a decoded hub object on behalf of a request.
-pub(crate) async fn create(core: &Core, call: &Call, object: Value, options: &WriteOptions) -> Result<Stored, Status> {
+/// `manages`: the object's managed fields are not yet recorded.
+pub(crate) async fn create(
+    core: &Core,
+    call: &Call,
+    object: Value,
+    options: &WriteOptions,
+    manages: bool,
+) -> Result<Stored, Status> {
     let stamp = call.stamp();
     let creation = Creation {
         user: &call.user,
+        now: call.now,
         stamp: &stamp,
         namespace: if call.resource.collection.namespaced { &call.info.namespace } else { "" },
         dry_run: options.dry_run,
-        manager: Some(call.manager(&options.field_manager)),
+        manager: manages.then(|| call.manager(&options.field_manager)),
         resource: &call.resource,
     };
     let (stored, warnings) = create_as(core, creation, object).await?;
@@ -67,7 +77,7 @@ pub(crate) async fn create_as(
     match_namespace(collection, creation.namespace, &mut object)?;
     wipe_system_fields(&mut object);
     if let Some(manager) = &creation.manager {
-        crate::wire::manage_create(creation.resource, &mut object, manager, creation.stamp);
+        crate::wire::manage_create(creation.resource, &mut object, manager, creation.now);
     }
     let mut warnings = Vec::new();
     let given = object.name().to_owned();
@@ -86,11 +96,15 @@ pub(crate) async fn create_as(
             object::set_meta(&mut object, "name", name);
         }
         prepare(collection, &creation, &mut object, &mut warnings);
+        crate::wire::normalize(creation.resource, &mut object);
         validate(collection, &object)?;
         let name = object.name().to_owned();
         let mut request = admission_request(core, &creation, &name);
         core.admission.validate(&mut request, &object).await?;
         warnings.append(&mut request.warnings);
+        if !creation.dry_run {
+            crate::wire::forget_empty(creation.resource, &mut object);
+        }
         let reservation = core.hooks.begin_create(collection, &mut object, creation.dry_run)?;
         let key = collection.key(creation.namespace, &name);
         if creation.dry_run {
@@ -106,7 +120,15 @@ pub(crate) async fn create_as(
                 return Ok((Stored { object, entry: Some(entry) }, warnings));
             }
             Err(Refused::Conflict) if attempt < attempts => {}
-            Err(Refused::Conflict) => return Err(exists(collection, &object, generated)),
+            Err(Refused::Conflict) => {
+                let key = collection.key(creation.namespace, &name);
+                let going = write::current(core, &key).await?.is_some_and(|current| current.object.deleting());
+                let mut status = exists(collection, &object, generated);
+                if going && !generated {
+                    status.message = status.message.map(|message| format!("object is being deleted: {message}"));
+                }
+                return Err(status);
+            }
             Err(Refused::Failed(status)) => return Err(status),
         }
     }
@@ -164,7 +186,9 @@ pub(crate) fn match_namespace(collection: &Collection, namespace: &str, object: 
 
 fn wipe_system_fields(object: &mut Value) {
     let metadata = object::metadata(object);
-    for field in ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
+    for field in
+        ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"]
+    {
         metadata.remove(field);
     }
 }
@@ -176,7 +200,7 @@ fn prepare(collection: &Collection, creation: &Creation<'_>, object: &mut Value,
             object::as_map(object).remove(*field);
         }
     }
-    if strategy.generation() == Generation::Spec {
+    if !matches!(strategy.generation(), Generation::None | Generation::Changes) {
         object::set_meta(object, "generation", 1);
     }
     let mut facts = Write { user: creation.user, now: creation.stamp, part: Part::Main, warnings };
@@ -187,6 +211,7 @@ fn validate(collection: &Collection, object: &Value) -> Result<(), Status> {
     let mut errors = Errors::new();
     let strategy = &*collection.strategy;
     metadata::create(object, collection.namespaced, strategy.name_rule(), &mut errors);
+    metadata::standard_finalizers(collection, object, &mut errors);
     strategy.validate_create(object, &mut errors);
     if errors.is_empty() {
         return Ok(());

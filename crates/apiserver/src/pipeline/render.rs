@@ -75,8 +75,8 @@ pub(crate) fn respond(code: u16, content_type: &'static str, body: impl Into<Byt
 /// An answer of one tree, in the encoding asked for.
 pub(crate) fn value(accept: &Accept, code: u16, value: &Value) -> Response<ResponseBody> {
     let bytes = match accept.encoding {
-        Encoding::Json => json_bytes(value, accept.pretty),
-        Encoding::Yaml => serde_yaml_ng::to_string(value).unwrap_or_default().into_bytes(),
+        Encoding::Json => Bytes::from(json_bytes(value, accept.pretty)),
+        Encoding::Yaml => crate::codec::encode_yaml(value),
         Encoding::Protobuf => match crate::wire::protobuf(value) {
             Ok(bytes) => bytes,
             Err(status) => return error(&Accept::JSON, &status),

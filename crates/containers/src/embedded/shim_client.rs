@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::lock;
 use crate::runtime::RuntimeError;
+use crate::sys;
 use crate::shim::protocol::{Failure, Message, Op, PROTOCOL, Reply, Request, receive, send};
 
 /// How long a shim may take to answer. It answers between two polls of its
@@ -84,7 +85,7 @@ impl ShimClient {
     pub(super) async fn connect(dir: &Path) -> io::Result<Self> {
         let socket = unix_socket()?;
         connect(&socket, &address(&open_dir(dir)?)?)?;
-        let mut client = Self { socket: AsyncFd::register(socket)?, next: AtomicU64::new(1), waiting: Mutex::default(), pid: 0 };
+        let mut client = Self { socket: sys::async_fd(socket)?, next: AtomicU64::new(1), waiting: Mutex::default(), pid: 0 };
         let greeting = tokio::time::timeout(REPLY_TIMEOUT, client.read()).await.map_err(|_| io::ErrorKind::TimedOut)??;
         match greeting {
             Some((Message::Hello { protocol: PROTOCOL, pid }, _)) => {

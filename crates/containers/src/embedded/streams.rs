@@ -43,7 +43,7 @@ impl FdStream {
     fn new(fd: OwnedFd) -> io::Result<Self> {
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)?;
-        Ok(Self(AsyncFd::register(fd)?))
+        Ok(Self(sys::async_fd(fd)?))
     }
 }
 

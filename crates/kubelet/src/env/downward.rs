@@ -26,7 +26,12 @@ pub(crate) enum FieldError {
 }
 
 /// A field by its path.
-pub(crate) fn field(pod: &core::Pod, path: &str, pod_ips: &[IpAddr], host_ips: &[IpAddr]) -> Result<String, FieldError> {
+pub(crate) fn field(
+    pod: &core::Pod,
+    path: &str,
+    pod_ips: &[IpAddr],
+    host_ips: &[IpAddr],
+) -> Result<String, FieldError> {
     let join = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let first = |ips: &[IpAddr]| ips.first().map(ToString::to_string).unwrap_or_default();
     if let Some((map, key)) = path.strip_suffix("']").and_then(|p| p.split_once("['")) {
@@ -98,7 +103,8 @@ pub(crate) fn resource(
         (None, Some(own)) => own,
         (None, None) => return Err(FieldError::Container(String::new())),
     };
-    let (kind, name) = selector.resource.split_once('.').ok_or_else(|| FieldError::Resource(selector.resource.clone()))?;
+    let (kind, name) =
+        selector.resource.split_once('.').ok_or_else(|| FieldError::Resource(selector.resource.clone()))?;
     let list = match kind {
         "limits" => resources::limits(container),
         "requests" => resources::requests(container),
@@ -125,9 +131,15 @@ mod tests {
 
     #[test]
     fn labels_and_annotations_are_quoted_lines() {
-        let pod: core::Pod = serde_json::from_value(json!({"metadata": {"labels": {"b": "2", "a": "1"}, "annotations": {"note": "line\nbreak \"quoted\""}}})).expect("a pod");
+        let pod: core::Pod = serde_json::from_value(
+            json!({"metadata": {"labels": {"b": "2", "a": "1"}, "annotations": {"note": "line\nbreak \"quoted\""}}}),
+        )
+        .expect("a pod");
         assert_eq!(field(&pod, "metadata.labels", &[], &[]).expect("labels"), "a=\"1\"\nb=\"2\"");
-        assert_eq!(field(&pod, "metadata.annotations", &[], &[]).expect("annotations"), r#"note="line\nbreak \"quoted\"""#);
+        assert_eq!(
+            field(&pod, "metadata.annotations", &[], &[]).expect("annotations"),
+            r#"note="line\nbreak \"quoted\"""#
+        );
         assert_eq!(field(&pod, "metadata.annotations['note']", &[], &[]).expect("one"), "line\nbreak \"quoted\"");
         assert!(field(&pod, "spec.x", &[], &[]).is_err());
     }
@@ -135,10 +147,13 @@ mod tests {
     #[test]
     fn resources_are_divided_and_rounded_up() {
         let pod: core::Pod = serde_json::from_value(json!({"spec": {"containers": [{"name": "c", "resources": {
-            "requests": {"cpu": "125m", "memory": "32Mi"}, "limits": {"cpu": "250m"}}}]}})).expect("a pod");
+            "requests": {"cpu": "125m", "memory": "32Mi"}, "limits": {"cpu": "250m"}}}]}}))
+        .expect("a pod");
         let node = BTreeMap::from([("memory".to_owned(), 1_000_000)]);
         let check = |resource_name: &str, divisor: &str, expected: &str| {
-            let selector = serde_json::from_value(json!({"containerName": "c", "resource": resource_name, "divisor": divisor})).expect("a selector");
+            let selector =
+                serde_json::from_value(json!({"containerName": "c", "resource": resource_name, "divisor": divisor}))
+                    .expect("a selector");
             assert_eq!(resource(&pod, None, &selector, &node).expect("a value"), expected, "{resource_name}");
         };
         check("limits.cpu", "0", "1");

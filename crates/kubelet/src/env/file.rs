@@ -26,7 +26,10 @@ pub(crate) enum FileError {
 }
 
 /// The value; `None` if it is optional and absent or empty.
-pub(super) fn value(key: &core::FileKeySelector, volumes: &BTreeMap<String, PathBuf>) -> Result<Option<String>, FileError> {
+pub(super) fn value(
+    key: &core::FileKeySelector,
+    volumes: &BTreeMap<String, PathBuf>,
+) -> Result<Option<String>, FileError> {
     let volume = volumes.get(&key.volume_name).ok_or_else(|| FileError::Volume(key.volume_name.clone()))?;
     let file = inside(volume, &key.path).ok_or(FileError::Parse)?;
     let text = std::fs::read_to_string(&file).map_err(|_| FileError::Parse)?;

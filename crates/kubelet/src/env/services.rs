@@ -78,7 +78,12 @@ mod tests {
         };
         let list = [
             service("a", "web-front", "None", json!([{"port": 80}])),
-            service("a", "db", "10.0.0.9", json!([{"name": "sql", "port": 5432}, {"name": "admin", "port": 99, "protocol": "UDP"}])),
+            service(
+                "a",
+                "db",
+                "10.0.0.9",
+                json!([{"name": "sql", "port": 5432}, {"name": "admin", "port": 99, "protocol": "UDP"}]),
+            ),
             service("b", "other", "10.0.0.8", json!([{"port": 1}])),
             service("default", "kubernetes", "10.0.0.1", json!([{"name": "https", "port": 443}])),
         ];

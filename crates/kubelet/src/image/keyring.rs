@@ -76,7 +76,9 @@ fn place(registry: &str) -> String {
 fn auth(entry: Entry) -> RegistryAuth {
     let decoded = STANDARD.decode(&entry.auth).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let (username, password) = match decoded.as_deref().and_then(|text| text.split_once(':')) {
-        Some((user, password)) if entry.username.is_empty() => (user.to_owned(), password.trim_end_matches('\0').to_owned()),
+        Some((user, password)) if entry.username.is_empty() => {
+            (user.to_owned(), password.trim_end_matches('\0').to_owned())
+        }
         _ => (entry.username, entry.password),
     };
     RegistryAuth { username, password, identity_token: entry.identity_token, registry_token: entry.registry_token }
@@ -94,7 +96,8 @@ mod tests {
             "reg.test/team": {"auth": STANDARD.encode("team:secret")},
             "https://index.docker.io/v1/": {"username": "hub", "password": "h"}}});
         let secret: core::Secret = serde_json::from_value(json!({"metadata": {}, "data": {
-            ".dockerconfigjson": STANDARD.encode(config.to_string())}})).expect("a secret");
+            ".dockerconfigjson": STANDARD.encode(config.to_string())}}))
+        .expect("a secret");
         let mut keyring = Keyring::default();
         keyring.add(&secret);
         let users = |image: &str| keyring.for_image(image).into_iter().map(|a| a.username).collect::<Vec<_>>();

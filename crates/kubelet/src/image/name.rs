@@ -89,7 +89,9 @@ fn is_path_part(part: &str) -> bool {
     let mut last_word = false;
     for c in part.chars() {
         if word(c) {
-            let fine = separator.is_empty() || matches!(separator.as_str(), "." | "_" | "__") || separator.chars().all(|c| c == '-');
+            let fine = separator.is_empty()
+                || matches!(separator.as_str(), "." | "_" | "__")
+                || separator.chars().all(|c| c == '-');
             if !fine || (!separator.is_empty() && !last_word) {
                 return false;
             }

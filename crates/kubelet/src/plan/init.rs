@@ -18,7 +18,10 @@ pub(super) fn plan(input: &Input<'_>, draft: &mut Draft) -> bool {
     // when the init containers' own traces are gone. An ended one may stem
     // from a sandbox before this one and proves nothing.
     let mut initialized = spec::main_containers(input.pod).iter().any(|c| {
-        input.observed.find(&c.name).is_some_and(|o| matches!(o.state, ContainerState::Created | ContainerState::Running { .. }))
+        input
+            .observed
+            .find(&c.name)
+            .is_some_and(|o| matches!(o.state, ContainerState::Created | ContainerState::Running { .. }))
     });
     let mut before = initialized;
     let last = containers.len() - 1;

@@ -97,7 +97,8 @@ async fn command(
     // Only values that are written in the pod are known here.
     let env = container.env.iter().flatten().map(|e| (e.name.clone(), e.value.clone().unwrap_or_default())).collect();
     let command: Vec<String> = exec.command.iter().flatten().map(|word| expand::with_env(word, &env)).collect();
-    let timed_out = || Outcome::Failure(format!("command timed out: {:?} timed out after {}s", command.join(" "), limit.as_secs()));
+    let timed_out =
+        || Outcome::Failure(format!("command timed out: {:?} timed out after {}s", command.join(" "), limit.as_secs()));
     match runtime.exec_sync(id, command.clone(), Some(limit)).await {
         Ok(output) if output.exit_code == 0 => Outcome::Success,
         Ok(output) => {
@@ -106,7 +107,10 @@ async fn command(
             Outcome::Failure(String::from_utf8_lossy(&text).into_owned())
         }
         Err(RuntimeError::Timeout { .. }) => timed_out(),
-        Err(err) => Outcome::Unknown(format!("rpc error: code = Unknown desc = failed to exec in container: {}", api::error::Chain(&err))),
+        Err(err) => Outcome::Unknown(format!(
+            "rpc error: code = Unknown desc = failed to exec in container: {}",
+            api::error::Chain(&err)
+        )),
     }
 }
 

@@ -17,7 +17,9 @@ const OK: &str = "0";
 
 /// Asks once; any failure is the container's.
 pub(super) async fn check(host: &str, action: &core::GRPCAction, limit: Duration) -> Outcome {
-    let Ok(port) = u16::try_from(action.port) else { return Outcome::Unknown(format!("invalid port number: {}", action.port)) };
+    let Ok(port) = u16::try_from(action.port) else {
+        return Outcome::Unknown(format!("invalid port number: {}", action.port));
+    };
     let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let deadline = tokio::time::Instant::now() + limit;
     let stream = match tokio::time::timeout_at(deadline, http_get::dial(host, port)).await {
@@ -40,8 +42,9 @@ pub(super) async fn check(host: &str, action: &core::GRPCAction, limit: Duration
 }
 
 async fn call(stream: tokio::net::TcpStream, address: &str, service: &str) -> Result<Outcome, String> {
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .map_err(|e| e.to_string())?;
     let request = http::Request::builder()
         .method("POST")
         .uri(format!("http://{address}/grpc.health.v1.Health/Check"))
@@ -55,7 +58,9 @@ async fn call(stream: tokio::net::TcpStream, address: &str, service: &str) -> Re
         let head = answer.headers().clone();
         let collected = answer.into_body().collect().await.map_err(|e| e.to_string())?;
         let trailers = collected.trailers().cloned().unwrap_or_default();
-        let field = |name: &str| trailers.get(name).or_else(|| head.get(name)).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let field = |name: &str| {
+            trailers.get(name).or_else(|| head.get(name)).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+        };
         Ok(judge(&field("grpc-status"), &field("grpc-message"), &collected.to_bytes()))
     };
     tokio::select! {
@@ -93,7 +98,11 @@ fn judge(status: &str, message: &str, body: &[u8]) -> Outcome {
                 "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {message}"
             ));
         }
-        _ => return Outcome::Failure(format!("error: health rpc probe failed: rpc error: code = {status} desc = {message}")),
+        _ => {
+            return Outcome::Failure(format!(
+                "error: health rpc probe failed: rpc error: code = {status} desc = {message}"
+            ));
+        }
     }
     // `HealthCheckResponse{status}`: field 1, a number; absent means 0.
     let serving = match body.get(5..) {
@@ -116,8 +125,14 @@ mod tests {
     #[test]
     fn answers_are_judged_by_status_and_field() {
         assert_eq!(judge("0", "", &[0, 0, 0, 0, 2, 8, 1]), Outcome::Success);
-        assert_eq!(judge("0", "", &[0, 0, 0, 0, 2, 8, 2]), Outcome::Failure("service unhealthy (responded with \"NOT_SERVING\")".into()));
-        assert_eq!(judge("0", "", &[0, 0, 0, 0, 0]), Outcome::Failure("service unhealthy (responded with \"UNKNOWN\")".into()));
+        assert_eq!(
+            judge("0", "", &[0, 0, 0, 0, 2, 8, 2]),
+            Outcome::Failure("service unhealthy (responded with \"NOT_SERVING\")".into())
+        );
+        assert_eq!(
+            judge("0", "", &[0, 0, 0, 0, 0]),
+            Outcome::Failure("service unhealthy (responded with \"UNKNOWN\")".into())
+        );
         assert!(matches!(judge("12", "m", &[]), Outcome::Failure(text) if text.contains("does not implement")));
         assert_eq!(encode("ab").as_ref(), [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
     }

@@ -102,7 +102,11 @@ fn containers_ready(pod: &core::Pod, status: &core::PodStatus, phase: &str) -> c
     condition(pod, kind, false, "ContainersNotReady", messages.join(", "))
 }
 
-fn pod_ready(pod: &core::Pod, conditions: &[core::PodCondition], containers: &core::PodCondition) -> core::PodCondition {
+fn pod_ready(
+    pod: &core::Pod,
+    conditions: &[core::PodCondition],
+    containers: &core::PodCondition,
+) -> core::PodCondition {
     let kind = "Ready";
     if containers.status != "True" {
         return core::PodCondition { type_: kind.into(), ..containers.clone() };
@@ -144,9 +148,11 @@ fn initialized(input: &Input<'_>, status: &core::PodStatus, phase: &str) -> core
         return condition(pod, kind, true, "PodCompleted", String::new());
     }
     // A main container that once started proves it, whatever sidecars do now.
-    let started = status.container_statuses.iter().flatten().any(|s| {
-        s.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
-    });
+    let started = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .any(|s| s.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some()));
     let was = find(input.old.conditions.as_ref(), kind).is_some_and(|c| c.status == "True");
     if started || (unknown.is_empty() && incomplete.is_empty()) || was {
         return condition(pod, kind, true, "", String::new());

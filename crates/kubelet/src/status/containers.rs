@@ -49,8 +49,7 @@ fn convert(
     restarting: bool,
 ) -> Vec<core::ContainerStatus> {
     let waits = if spec::init_containers(input.pod).is_empty() { "ContainerCreating" } else { "PodInitializing" };
-    let old: BTreeMap<&str, &core::ContainerStatus> =
-        old.into_iter().flatten().map(|s| (s.name.as_str(), s)).collect();
+    let old: BTreeMap<&str, &core::ContainerStatus> = old.into_iter().flatten().map(|s| (s.name.as_str(), s)).collect();
     specs
         .iter()
         .map(|container| {
@@ -161,8 +160,10 @@ fn never_seen(
     }
     // It ran, and is gone without a trace: it has ended, one cannot say how.
     if is_running(before.state.as_ref()) && terminated(status.last_state.as_ref()).is_none() {
-        status.last_state =
-            Some(lost(LOST, "The container could not be located when the pod was deleted.  The container used to be Running"));
+        status.last_state = Some(lost(
+            LOST,
+            "The container could not be located when the pod was deleted.  The container used to be Running",
+        ));
         if input.pod.metadata.deletion_timestamp.is_none() {
             status.restart_count += 1;
         }
@@ -242,7 +243,8 @@ fn from_runtime(
         }
     }
     status.resources = resources::of_container(container, observed);
-    status.allocated_resources = container.resources.as_ref().and_then(|r| r.requests.clone()).filter(|r| !r.is_empty());
+    status.allocated_resources =
+        container.resources.as_ref().and_then(|r| r.requests.clone()).filter(|r| !r.is_empty());
     status.user = observed.user.as_ref().map(|(uid, gid, groups)| core::ContainerUser {
         linux: Some(core::LinuxContainerUser {
             uid: i64::from(*uid),
@@ -266,9 +268,9 @@ fn explain_waiting(
         if newest.and_then(Observed::exit_code) == Some(0) {
             return;
         }
-        let main_made = spec::main_containers(input.pod).iter().any(|c| {
-            input.observed.find(&c.name).is_some_and(|o| o.state != ContainerState::Unknown)
-        });
+        let main_made = spec::main_containers(input.pod)
+            .iter()
+            .any(|c| input.observed.find(&c.name).is_some_and(|o| o.state != ContainerState::Unknown));
         if newest.is_none() && main_made && !spec::is_sidecar(container) && is_waiting(status.state.as_ref()) {
             status.state = Some(core::ContainerState {
                 terminated: Some(core::ContainerStateTerminated {

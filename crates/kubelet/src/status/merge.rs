@@ -31,7 +31,8 @@ pub(crate) fn settle(old: &core::PodStatus, mut new: core::PodStatus, now: Syste
 /// The status to write while containers may still run: the end of a pod is
 /// shown only once they don't (`mergePodStatus`, 1.36).
 pub(crate) fn without_early_end(old: &core::PodStatus, mut new: core::PodStatus) -> core::PodStatus {
-    let ends = is_terminal(new.phase.as_deref().unwrap_or_default()) && !is_terminal(old.phase.as_deref().unwrap_or_default());
+    let ends =
+        is_terminal(new.phase.as_deref().unwrap_or_default()) && !is_terminal(old.phase.as_deref().unwrap_or_default());
     if ends {
         new.phase.clone_from(&old.phase);
         if new.phase.is_none() {
@@ -68,7 +69,11 @@ pub(crate) fn terminate(pod: &core::Pod, mut status: core::PodStatus) -> core::P
         status.phase = Some("Failed".into());
     }
     let phase = status.phase.clone().unwrap_or_default();
-    let ready = status.conditions.iter().flatten().any(|c| matches!(c.type_.as_str(), "Ready" | "ContainersReady") && c.status == "True");
+    let ready = status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|c| matches!(c.type_.as_str(), "Ready" | "ContainersReady") && c.status == "True");
     if is_terminal(&phase) && ready {
         let list = status.conditions.get_or_insert_default();
         for condition in conditions::ended(pod, &phase) {

@@ -17,7 +17,8 @@ const FOREIGN: [&str; 5] = [
 
 /// The patch, with the pod's uid as precondition; `None` if nothing differs.
 pub(crate) fn between(uid: &str, old: &core::PodStatus, new: &core::PodStatus) -> Option<Value> {
-    let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (serde_json::to_value(old), serde_json::to_value(new)) else {
+    let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (serde_json::to_value(old), serde_json::to_value(new))
+    else {
         return None;
     };
     let mut patch = Map::new();
@@ -128,11 +129,15 @@ mod tests {
 
     #[test]
     fn an_owned_condition_that_is_gone_is_deleted() {
-        let old = status(json!({"conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "gate", "status": "True"}]}));
+        let old = status(
+            json!({"conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "gate", "status": "True"}]}),
+        );
         let new = status(json!({}));
         assert_eq!(
             between("u", &old, &new),
-            Some(json!({"metadata": {"uid": "u"}, "status": {"conditions": [{"$patch": "delete", "type": "PodScheduled"}]}}))
+            Some(
+                json!({"metadata": {"uid": "u"}, "status": {"conditions": [{"$patch": "delete", "type": "PodScheduled"}]}})
+            )
         );
     }
 }

@@ -51,7 +51,9 @@ pub(super) fn write(
     };
     let same = old.as_ref().is_some_and(|dir| {
         old_files.iter().eq(payload.keys())
-            && payload.iter().all(|(path, file)| fs::read(target.join(dir).join(path)).is_ok_and(|data| data == file.data))
+            && payload
+                .iter()
+                .all(|(path, file)| fs::read(target.join(dir).join(path)).is_ok_and(|data| data == file.data))
     });
     if !same {
         let name = version_name();
@@ -154,11 +156,17 @@ mod tests {
     use super::*;
 
     fn payload(files: &[(&str, &str)]) -> Payload {
-        files.iter().map(|(path, data)| ((*path).to_owned(), File { data: data.as_bytes().to_vec(), mode: 0o644, owner: None })).collect()
+        files
+            .iter()
+            .map(|(path, data)| ((*path).to_owned(), File { data: data.as_bytes().to_vec(), mode: 0o644, owner: None }))
+            .collect()
     }
 
     fn visible(dir: &Path) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(dir).expect("listed").map(|e| e.expect("entry").file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<String> = fs::read_dir(dir)
+            .expect("listed")
+            .map(|e| e.expect("entry").file_name().to_string_lossy().into_owned())
+            .collect();
         names.retain(|n| !n.starts_with("..2"));
         names.sort();
         names

@@ -15,21 +15,21 @@ pub(super) async fn set_up(
 ) -> Result<Mounted, SetUpError> {
     let namespace = spec::namespace(pod);
     let failed = |text: String| SetUpError::Claim(text);
-    let found = client
-        .namespaced::<core::PersistentVolumeClaim>(namespace)
-        .get(&claim.claim_name)
-        .await
-        .map_err(|err| failed(format!("error processing PVC {namespace}/{}: failed to fetch PVC from API server: {err}", claim.claim_name)))?;
+    let found =
+        client.namespaced::<core::PersistentVolumeClaim>(namespace).get(&claim.claim_name).await.map_err(|err| {
+            failed(format!(
+                "error processing PVC {namespace}/{}: failed to fetch PVC from API server: {err}",
+                claim.claim_name
+            ))
+        })?;
     let name = found.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|n| !n.is_empty());
     let bound = found.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
     let (Some(name), true) = (name, bound) else {
         return Err(failed(format!("error processing PVC {namespace}/{}: PVC is not bound", claim.claim_name)));
     };
-    let volume = client
-        .all::<core::PersistentVolume>()
-        .get(&name)
-        .await
-        .map_err(|err| failed(format!("error processing PVC {namespace}/{}: failed to get PV {name}: {err}", claim.claim_name)))?;
+    let volume = client.all::<core::PersistentVolume>().get(&name).await.map_err(|err| {
+        failed(format!("error processing PVC {namespace}/{}: failed to get PV {name}: {err}", claim.claim_name))
+    })?;
     let Some(spec) = volume.spec else { return Err(SetUpError::Unsupported) };
     let mut mounted = if let Some(host) = &spec.host_path {
         hostpath::check(host)?

@@ -14,7 +14,11 @@ use crate::spec;
 const DEFAULT_MODE: i32 = 0o644;
 
 /// All files of the volume.
-pub(super) async fn payload(pod: &core::Pod, volume: &core::Volume, sources: &Sources<'_>) -> Result<Payload, SetUpError> {
+pub(super) async fn payload(
+    pod: &core::Pod,
+    volume: &core::Volume,
+    sources: &Sources<'_>,
+) -> Result<Payload, SetUpError> {
     let mut payload = Payload::new();
     if let Some(map) = &volume.config_map {
         let mode = map.default_mode.unwrap_or(DEFAULT_MODE);
@@ -46,13 +50,18 @@ async fn projection(
         return config_map(pod, (&map.name, map.items.as_deref(), map.optional), mode, sources, payload).await;
     }
     if let Some(secret) = &source.secret {
-        return secret_files(pod, (&secret.name, secret.items.as_deref(), secret.optional), mode, sources, payload).await;
+        return secret_files(pod, (&secret.name, secret.items.as_deref(), secret.optional), mode, sources, payload)
+            .await;
     }
     if let Some(downward) = &source.downward_api {
         return downward_files(pod, downward.items.as_deref(), mode, sources, payload);
     }
     if let Some(token) = &source.service_account_token {
-        let data = sources.tokens.get(pod, token.audience.as_deref(), token.expiration_seconds).await.map_err(SetUpError::Token)?;
+        let data = sources
+            .tokens
+            .get(pod, token.audience.as_deref(), token.expiration_seconds)
+            .await
+            .map_err(SetUpError::Token)?;
         // A token is for its user only, where there is one.
         let owner = common_user(pod);
         let grouped = spec::spec(pod).security_context.as_ref().is_some_and(|s| s.fs_group.is_some());

@@ -44,7 +44,9 @@ pub(super) fn check(source: &core::HostPathVolumeSource) -> Result<Mounted, SetU
         "Directory" => is(FileType::is_dir).then_some(()).ok_or_else(|| failed("is not a directory"))?,
         "File" => is(FileType::is_file).then_some(()).ok_or_else(|| failed("is not a file"))?,
         "Socket" => is(FileType::is_socket).then_some(()).ok_or_else(|| failed("is not a socket file"))?,
-        "CharDevice" => is(FileType::is_char_device).then_some(()).ok_or_else(|| failed("is not a character device"))?,
+        "CharDevice" => {
+            is(FileType::is_char_device).then_some(()).ok_or_else(|| failed("is not a character device"))?
+        }
         "BlockDevice" => is(FileType::is_block_device).then_some(()).ok_or_else(|| failed("is not a block device"))?,
         _ => {
             // Without a type, a missing path becomes a directory, as container

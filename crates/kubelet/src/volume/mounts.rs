@@ -214,7 +214,9 @@ fn hosts(input: &Input<'_>) -> Result<Mount, MountError> {
 }
 
 fn termination_message(input: &Input<'_>) -> Result<Option<Mount>, MountError> {
-    let Some(inside) = input.container.termination_message_path.clone().filter(|p| !p.is_empty()) else { return Ok(None) };
+    let Some(inside) = input.container.termination_message_path.clone().filter(|p| !p.is_empty()) else {
+        return Ok(None);
+    };
     let dir = pod_dir(input.root, spec::uid(input.pod)).join("containers").join(&input.container.name);
     let path = dir.join(format!("message-{}", input.restart_count));
     let failed = |source| MountError::Io { step: format!("making {}", path.display()), source };

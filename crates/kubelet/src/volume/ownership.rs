@@ -18,7 +18,8 @@ const SET_GID: u32 = 0o2000;
 /// themselves, never followed.
 pub(super) fn apply(path: &Path, group: Option<i64>, readonly: bool) -> Result<(), SetUpError> {
     let Some(group) = group.and_then(|g| u32::try_from(g).ok()) else { return Ok(()) };
-    walk(path, group, readonly, MAX_DEPTH).map_err(SetUpError::io(format!("giving {} to group {group}", path.display())))
+    walk(path, group, readonly, MAX_DEPTH)
+        .map_err(SetUpError::io(format!("giving {} to group {group}", path.display())))
 }
 
 fn walk(path: &Path, group: u32, readonly: bool, depth: u32) -> std::io::Result<()> {

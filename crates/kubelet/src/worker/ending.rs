@@ -29,7 +29,8 @@ impl Worker {
     pub(super) fn end_containers(&mut self) {
         let status = self.generate(false);
         self.set_status(status::without_early_end(&self.status, status));
-        let (context, pod, observed, grace) = (self.context.clone(), self.pod.clone(), self.observed.clone(), self.grace);
+        let (context, pod, observed, grace) =
+            (self.context.clone(), self.pod.clone(), self.observed.clone(), self.grace);
         let sandboxes: Vec<_> = self.observed.sandboxes.iter().filter(|s| s.frozen).map(|s| s.id.clone()).collect();
         self.dirty = false;
         self.job = Some(Box::pin(async move {
@@ -53,7 +54,12 @@ impl Worker {
     pub(super) fn containers_ended(&mut self, result: Result<(), RuntimeError>) {
         let running = self.observed.containers.iter().any(crate::observe::Observed::running);
         if let Err(err) = &result {
-            self.context.events.pod(&self.pod, "Warning", "FailedKillPod", &format!("error killing pod: {}", api::error::Chain(err)));
+            self.context.events.pod(
+                &self.pod,
+                "Warning",
+                "FailedKillPod",
+                &format!("error killing pod: {}", api::error::Chain(err)),
+            );
         }
         if result.is_err() || running {
             self.retries = self.retries.saturating_add(1);
@@ -114,7 +120,8 @@ impl Worker {
             }
         }
         self.release().await;
-        let (root, uid, logs) = (self.context.config.root_dir.clone(), self.uid.clone(), self.context.log_dir(&self.pod));
+        let (root, uid, logs) =
+            (self.context.config.root_dir.clone(), self.uid.clone(), self.context.log_dir(&self.pod));
         let result = tokio::task::spawn_blocking(move || {
             volume::remove_pod_dir(&root, &uid)?;
             match std::fs::remove_dir_all(&logs) {

@@ -76,7 +76,11 @@ impl Job {
         let uid = spec::uid(&self.pod);
         let dir = volume::pod_dir(&context.config.root_dir, uid);
         if let Err(err) = std::fs::create_dir_all(dir.join("volumes")) {
-            self.event("Warning", "FailedToMakePodDataDirectories", &format!("error making pod data directories: {err}"));
+            self.event(
+                "Warning",
+                "FailedToMakePodDataDirectories",
+                &format!("error making pod data directories: {err}"),
+            );
             done.failed = true;
             return false;
         }
@@ -117,12 +121,12 @@ impl Job {
         self.context.events.pod(&self.pod, kind, reason, message);
     }
 
-    async fn tell(&self, progress: Progress) {
+    pub(super) async fn tell(&self, progress: Progress) {
         // The worker outlives its job.
         let _told = self.progress.send(progress).await;
     }
 
-    fn killer<'a>(&'a self, observed: &Observation) -> Killer<'a> {
+    pub(super) fn killer<'a>(&'a self, observed: &Observation) -> Killer<'a> {
         Killer {
             runtime: &*self.context.runtime,
             events: &self.context.events,
@@ -152,7 +156,11 @@ impl Job {
                 Action::Remove { id } => self.context.runtime.remove_container(&id).await,
                 Action::CreateSandbox { attempt, changed } => {
                     if changed {
-                        self.event("Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+                        self.event(
+                            "Normal",
+                            "SandboxChanged",
+                            "Pod sandbox changed, it will be killed and re-created.",
+                        );
                     }
                     match self.create_sandbox(attempt).await {
                         Ok(id) => {
@@ -205,7 +213,13 @@ impl Job {
         role == Role::Init && spec::init_containers(&self.pod).get(index).is_some_and(|c| !spec::is_sidecar(c))
     }
 
-    async fn reset(&self, id: &containers::runtime::ContainerId, name: &str, kill: bool, done: &mut JobDone) -> Result<(), RuntimeError> {
+    async fn reset(
+        &self,
+        id: &containers::runtime::ContainerId,
+        name: &str,
+        kill: bool,
+        done: &mut JobDone,
+    ) -> Result<(), RuntimeError> {
         done.changed = true;
         if kill {
             self.killer(&self.observed).container(id, name, "killing", KillReason::RestartAll).await?;
@@ -218,7 +232,8 @@ impl Job {
         let pod = spec::full_name(&self.pod);
         let text = format!("Back-off restarting failed container {} in pod {pod}", container.name);
         self.context.events.container(&self.pod, &container.name, "Warning", "BackOff", &text);
-        let message = format!("back-off {} restarting failed container={} pod={pod}", go_duration(delay), container.name);
+        let message =
+            format!("back-off {} restarting failed container={} pod={pod}", go_duration(delay), container.name);
         done.reasons.push((container.name.clone(), Some(WaitReason { reason: "CrashLoopBackOff".into(), message })));
         sooner(&mut done.retry_at, until);
     }
@@ -232,7 +247,12 @@ impl Job {
     ) -> bool {
         let Some(container) = spec::at(&self.pod, role, index) else { return true };
         if let Some(ended) = last_finished {
-            self.tell(Progress::Restarting { name: container.name.clone(), hash: spec::container_hash(&container), ended }).await;
+            self.tell(Progress::Restarting {
+                name: container.name.clone(),
+                hash: spec::container_hash(&container),
+                ended,
+            })
+            .await;
         }
         let starter = Starter { job: self, sandbox, role, container: &container, keyring };
         let result = self.cancel.run_until_cancelled(starter.image()).await;
@@ -283,7 +303,8 @@ impl Job {
     async fn create_sandbox(&self, attempt: u32) -> Result<SandboxId, SandboxError> {
         let config = self.sandbox_config(attempt)?;
         let dir = &config.log_directory;
-        std::fs::create_dir_all(dir).map_err(|source| SandboxError::Io { step: format!("making {}", dir.display()), source })?;
+        std::fs::create_dir_all(dir)
+            .map_err(|source| SandboxError::Io { step: format!("making {}", dir.display()), source })?;
         Ok(self.context.runtime.run_sandbox(config).await?)
     }
 

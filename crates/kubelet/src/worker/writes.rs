@@ -65,7 +65,13 @@ impl Writes {
 
     /// Sends what is due. `ended`: the status is the last one, so the object
     /// may go when it is marked for deletion.
-    pub(super) fn start(&mut self, context: &Arc<Context>, pod: &Arc<core::Pod>, status: &core::PodStatus, ended: bool) {
+    pub(super) fn start(
+        &mut self,
+        context: &Arc<Context>,
+        pod: &Arc<core::Pod>,
+        status: &core::PodStatus,
+        ended: bool,
+    ) {
         if self.in_flight.is_some() || self.deleted || self.retry.is_some_and(|(at, _)| Instant::now() < at) {
             return;
         }
@@ -73,13 +79,18 @@ impl Writes {
         let name = spec::name(pod).to_owned();
         let api = context.client.namespaced::<core::Pod>(spec::namespace(pod));
         if let Some(change) = patch::between(&uid, &self.api, status) {
-            self.in_flight = Some(Box::pin(async move { Sent::Status(api.patch_status(&name, &Patch::Strategic(change)).await) }));
+            self.in_flight =
+                Some(Box::pin(async move { Sent::Status(api.patch_status(&name, &Patch::Strategic(change)).await) }));
             return;
         }
         let terminal = status::is_terminal(self.api.phase.as_deref().unwrap_or_default());
         if ended && terminal && pod.metadata.deletion_timestamp.is_some() {
             self.deleted = true;
-            let params = DeleteParams { grace: Some(Duration::ZERO), preconditions: Some(Preconditions::uid(uid)), ..DeleteParams::default() };
+            let params = DeleteParams {
+                grace: Some(Duration::ZERO),
+                preconditions: Some(Preconditions { uid: Some(uid), ..Preconditions::default() }),
+                ..DeleteParams::default()
+            };
             self.in_flight = Some(Box::pin(async move { Sent::Delete(api.delete(&name, &params).await) }));
         }
     }

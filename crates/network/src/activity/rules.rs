@@ -53,11 +53,7 @@ fn judge(config: &ActivityConfig) -> Vec<Vec<Expression>> {
         remembered.push(accept());
         rules.extend([remember, marked, remembered]);
     }
-    rules.push(vec![
-        Expression::Meta(Meta::TransportProtocol, A),
-        Expression::NotIn(TRANSPORTS.into(), A),
-        accept(),
-    ]);
+    rules.push(vec![Expression::Meta(Meta::TransportProtocol, A), Expression::NotIn(TRANSPORTS.into(), A), accept()]);
     const SYN: u8 = 0x02;
     rules.push(vec![
         Expression::Meta(Meta::TransportProtocol, A),
@@ -133,11 +129,7 @@ pub(super) fn plan(config: &ActivityConfig, log_group: u16, armed: &BTreeSet<IpA
         elsewhere(destination),
         ask.clone(),
         vec![destination(A), Expression::In(TRACKED.into(), A)],
-        vec![
-            destination(A),
-            Expression::In(ARMED.into(), A),
-            Expression::Log(log_group, LOGGED_BYTES),
-        ],
+        vec![destination(A), Expression::In(ARMED.into(), A), Expression::Log(log_group, LOGGED_BYTES)],
     ];
     let away = vec![elsewhere(source), ask, vec![source(A), Expression::In(TRACKED.into(), A)]];
     let chains = [

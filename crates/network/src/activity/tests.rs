@@ -29,8 +29,7 @@ fn open(node: &Netns) -> (Activity, Channel<(IpAddr, Instant)>) {
 impl Fixture {
     fn new() -> Self {
         let node = Netns::new();
-        let mut config =
-            PodNetworkConfig::new("10.42.0.0/24".parse().unwrap(), "10.42.0.0/16".parse().unwrap());
+        let mut config = PodNetworkConfig::new("10.42.0.0/24".parse().unwrap(), "10.42.0.0/16".parse().unwrap());
         config.namespace = Some(node.path());
         let network = PodNetwork::open(config).unwrap();
         let pod = |id| {

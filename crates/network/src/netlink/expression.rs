@@ -26,8 +26,6 @@ pub(crate) enum Meta {
     TransportProtocol,
     /// Index of the incoming interface.
     IncomingInterface,
-    /// Index of the outgoing interface.
-    OutgoingInterface,
 }
 
 impl Meta {
@@ -35,7 +33,6 @@ impl Meta {
         match self {
             Self::Mark => 3,
             Self::IncomingInterface => 4,
-            Self::OutgoingInterface => 5,
             Self::TransportProtocol => 16,
         }
     }
@@ -92,8 +89,6 @@ pub(crate) enum Verdict {
     Accept,
     /// It is dropped.
     Drop,
-    /// Back to the calling chain.
-    Return,
     /// On in another chain, and back after it.
     Jump(String),
     /// On in another chain, not coming back.
@@ -109,8 +104,7 @@ impl Verdict {
             Self::Drop => (0, None),
             Self::Accept => (1, None),
             Self::Jump(chain) => (-3, Some(chain)),
-            Self::Goto(chain) => (-4, Some(chain)),
-            Self::Return => (-5_i32, None),
+            Self::Goto(chain) => (-4_i32, Some(chain)),
         };
         attributes.nest(NFTA_DATA_VERDICT, |a| {
             a.bytes(NFTA_VERDICT_CODE, &code.to_be_bytes());
@@ -255,10 +249,13 @@ impl Expression {
             }),
             Self::Payload(base, offset, length, register) => named(attributes, "payload", |a| {
                 a.u32_be(1, register.number());
-                a.u32_be(2, match base {
-                    Base::Network => 1,
-                    Base::Transport => 2,
-                });
+                a.u32_be(
+                    2,
+                    match base {
+                        Base::Network => 1,
+                        Base::Transport => 2,
+                    },
+                );
                 a.u32_be(3, *offset);
                 a.u32_be(4, *length);
             }),
@@ -303,10 +300,13 @@ impl Expression {
                     const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
                     a.u32_be(1, register.number());
                     a.u32_be(2, NFT_FIB_RESULT_ADDRTYPE);
-                    a.u32_be(3, match end {
-                        End::Source => 1,
-                        End::Destination => 2,
-                    });
+                    a.u32_be(
+                        3,
+                        match end {
+                            End::Source => 1,
+                            End::Destination => 2,
+                        },
+                    );
                 });
                 const RTN_LOCAL: u32 = 2;
                 compare(attributes, *register, 0, &RTN_LOCAL.to_ne_bytes());

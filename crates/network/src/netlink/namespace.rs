@@ -8,7 +8,10 @@ use std::path::Path;
 
 /// Runs `work` on a thread of its own inside the network namespace at `path`.
 /// What it opens stays in that namespace. Needs `CAP_SYS_ADMIN`.
-pub(crate) fn inside<T: Send>(path: &Path, work: impl FnOnce() -> Result<T, NetlinkError> + Send) -> Result<T, NetlinkError> {
+pub(crate) fn inside<T: Send>(
+    path: &Path,
+    work: impl FnOnce() -> Result<T, NetlinkError> + Send,
+) -> Result<T, NetlinkError> {
     let failed = |source: std::io::Error| NetlinkError::Namespace { path: path.display().to_string(), source };
     let namespace = File::open(path).map_err(failed)?;
     std::thread::scope(|scope| {

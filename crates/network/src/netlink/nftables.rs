@@ -12,7 +12,6 @@ const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
 const NFT_MSG_NEWTABLE: u16 = 0;
-const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_DELCHAIN: u16 = 5;
@@ -57,10 +56,6 @@ impl Family {
 pub(crate) enum Hook {
     /// As they come in.
     Prerouting,
-    /// For this node.
-    Input,
-    /// Through this node.
-    Forward,
     /// From this node.
     Output,
     /// As they go out.
@@ -299,13 +294,14 @@ impl Batch {
             a.text(3, name);
             if let Some(at) = hooked {
                 a.nest(4, |a| {
-                    a.u32_be(1, match at.hook {
-                        Hook::Prerouting => 0,
-                        Hook::Input => 1,
-                        Hook::Forward => 2,
-                        Hook::Output => 3,
-                        Hook::Postrouting => 4,
-                    });
+                    a.u32_be(
+                        1,
+                        match at.hook {
+                            Hook::Prerouting => 0,
+                            Hook::Output => 3,
+                            Hook::Postrouting => 4,
+                        },
+                    );
                     a.bytes(2, &at.priority.to_be_bytes());
                 });
                 a.text(7, at.kind);
@@ -376,14 +372,7 @@ impl Batch {
         self.elements("remove elements from an nftables set", NFT_MSG_DELSETELEM, 0, set, elements);
     }
 
-    fn elements(
-        &mut self,
-        step: &'static str,
-        kind: u16,
-        flags: u16,
-        set: &str,
-        elements: &[(&[u8], Option<&Data>)],
-    ) {
+    fn elements(&mut self, step: &'static str, kind: u16, flags: u16, set: &str, elements: &[(&[u8], Option<&Data>)]) {
         self.size.elements += elements.len();
         for part in elements.chunks(ELEMENTS_PER_MESSAGE) {
             self.push(step, kind, flags, |a, table| {
@@ -468,8 +457,10 @@ fn parse_element(element: &[u8]) -> Option<Found> {
     Some(Found { key, value, used_ms_ago })
 }
 
-/// Names of all tables of IPv4 in the socket's namespace.
+/// Names of all tables of a family in the socket's namespace.
+#[cfg(test)]
 pub(crate) fn tables(socket: &mut Socket, family: Family) -> Result<Vec<String>, NetlinkError> {
+    const NFT_MSG_GETTABLE: u16 = 1;
     let mut found = Vec::new();
     socket.list(
         |messages| {

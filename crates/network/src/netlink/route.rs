@@ -11,9 +11,7 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
-const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
-const RTM_GETROUTE: u16 = 26;
 const RTM_NEWNEIGH: u16 = 28;
 
 const IFLA_ADDRESS: u16 = 1;
@@ -156,14 +154,6 @@ pub(crate) fn dress_veth(messages: &mut Messages, name: &str, alias: &str) {
     });
 }
 
-/// Marks a link with free text.
-pub(crate) fn set_alias(messages: &mut Messages, name: &str, alias: &str) {
-    messages.push("mark the node's pod interface", RTM_NEWLINK, 0, &ifinfo(0, 0, 0), |a| {
-        a.text(IFLA_IFNAME, name);
-        a.text(IFLA_IFALIAS, alias);
-    });
-}
-
 /// Sets a link up.
 pub(crate) fn set_up(messages: &mut Messages, index: u32) {
     messages.push("set an interface up", RTM_NEWLINK, 0, &ifinfo(index, IFF_UP, IFF_UP), |_| {});
@@ -272,56 +262,13 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
     let attributes = payload.get(16..)?;
     let words = |kind| message::attribute(attributes, kind).and_then(message::text).unwrap_or_default().to_owned();
     let number = |kind| message::attribute(attributes, kind).and_then(message::u32_ne).unwrap_or_default();
-    Some(Link { index, name: words(IFLA_IFNAME), alias: words(IFLA_IFALIAS), group: number(IFLA_GROUP), mtu: number(IFLA_MTU) })
-}
-
-fn address_of(value: &[u8]) -> Option<IpAddr> {
-    match value.len() {
-        4 => Some(IpAddr::from(<[u8; 4]>::try_from(value).ok()?)),
-        16 => Some(IpAddr::from(<[u8; 16]>::try_from(value).ok()?)),
-        _ => None,
-    }
-}
-
-/// All addresses with their prefix lengths and interface indexes.
-pub(crate) fn addresses(socket: &mut Socket) -> Result<Vec<(u32, IpAddr, u8)>, NetlinkError> {
-    let mut found = Vec::new();
-    socket.list(
-        |messages| messages.push("list addresses", RTM_GETADDR, 0, &[0; 8], |_| {}),
-        true,
-        |answer| {
-            let parse = || -> Option<(u32, IpAddr, u8)> {
-                let index = answer.payload.get(4..8).and_then(message::u32_ne)?;
-                let attributes = answer.payload.get(8..)?;
-                let value =
-                    message::attribute(attributes, IFA_LOCAL).or_else(|| message::attribute(attributes, IFA_ADDRESS))?;
-                Some((index, address_of(value)?, answer.payload[1]))
-            };
-            found.extend(parse());
-        },
-    )?;
-    Ok(found)
-}
-
-/// All routes of the main table with a destination: destination, prefix length
-/// and interface index.
-pub(crate) fn routes(socket: &mut Socket) -> Result<Vec<(IpAddr, u8, u32)>, NetlinkError> {
-    let mut found = Vec::new();
-    socket.list(
-        |messages| messages.push("list routes", RTM_GETROUTE, 0, &[0; 12], |_| {}),
-        true,
-        |answer| {
-            let parse = || -> Option<(IpAddr, u8, u32)> {
-                let header = answer.payload.get(..12)?;
-                let attributes = answer.payload.get(12..)?;
-                let destination = message::attribute(attributes, RTA_DST).and_then(address_of)?;
-                let index = message::attribute(attributes, RTA_OIF).and_then(message::u32_ne)?;
-                (header[4] == RT_TABLE_MAIN).then_some((destination, header[1], index))
-            };
-            found.extend(parse());
-        },
-    )?;
-    Ok(found)
+    Some(Link {
+        index,
+        name: words(IFLA_IFNAME),
+        alias: words(IFLA_IFALIAS),
+        group: number(IFLA_GROUP),
+        mtu: number(IFLA_MTU),
+    })
 }
 
 fn unreachable_header(range: &crate::cidr::Cidr) -> [u8; 12] {
@@ -349,4 +296,63 @@ pub(crate) fn delete_unreachable(messages: &mut Messages, range: &crate::cidr::C
     messages.push("remove a refusing route", RTM_DELROUTE, 0, &unreachable_header(range), |a| {
         a.bytes(RTA_DST, &octets(range.address()));
     });
+}
+
+/// Listings that only tests need, to see that nothing is left behind.
+#[cfg(test)]
+pub(crate) mod inventory {
+    use super::{IFA_ADDRESS, IFA_LOCAL, NetlinkError, RT_TABLE_MAIN, RTA_DST, RTA_OIF, Socket, message};
+    use std::net::IpAddr;
+
+    const RTM_GETADDR: u16 = 22;
+    const RTM_GETROUTE: u16 = 26;
+
+    fn address_of(value: &[u8]) -> Option<IpAddr> {
+        match value.len() {
+            4 => Some(IpAddr::from(<[u8; 4]>::try_from(value).ok()?)),
+            16 => Some(IpAddr::from(<[u8; 16]>::try_from(value).ok()?)),
+            _ => None,
+        }
+    }
+
+    /// All addresses with their prefix lengths and interface indexes.
+    pub(crate) fn addresses(socket: &mut Socket) -> Result<Vec<(u32, IpAddr, u8)>, NetlinkError> {
+        let mut found = Vec::new();
+        socket.list(
+            |messages| messages.push("list addresses", RTM_GETADDR, 0, &[0; 8], |_| {}),
+            true,
+            |answer| {
+                let parse = || -> Option<(u32, IpAddr, u8)> {
+                    let index = answer.payload.get(4..8).and_then(message::u32_ne)?;
+                    let attributes = answer.payload.get(8..)?;
+                    let value = message::attribute(attributes, IFA_LOCAL)
+                        .or_else(|| message::attribute(attributes, IFA_ADDRESS))?;
+                    Some((index, address_of(value)?, answer.payload[1]))
+                };
+                found.extend(parse());
+            },
+        )?;
+        Ok(found)
+    }
+
+    /// All routes of the main table with a destination: destination, prefix length
+    /// and interface index.
+    pub(crate) fn routes(socket: &mut Socket) -> Result<Vec<(IpAddr, u8, u32)>, NetlinkError> {
+        let mut found = Vec::new();
+        socket.list(
+            |messages| messages.push("list routes", RTM_GETROUTE, 0, &[0; 12], |_| {}),
+            true,
+            |answer| {
+                let parse = || -> Option<(IpAddr, u8, u32)> {
+                    let header = answer.payload.get(..12)?;
+                    let attributes = answer.payload.get(12..)?;
+                    let destination = message::attribute(attributes, RTA_DST).and_then(address_of)?;
+                    let index = message::attribute(attributes, RTA_OIF).and_then(message::u32_ne)?;
+                    (header[4] == RT_TABLE_MAIN).then_some((destination, header[1], index))
+                };
+                found.extend(parse());
+            },
+        )?;
+        Ok(found)
+    }
 }

@@ -2,8 +2,8 @@
 //! It stays in the network namespace in which it was opened, whatever thread
 //! uses it later.
 
-use super::message::{self, ACK, DUMP, HEADER, Messages, Received};
 use super::NetlinkError;
+use super::message::{self, ACK, DUMP, HEADER, Messages, Received};
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 use std::io;
@@ -62,15 +62,13 @@ impl Socket {
                 Protocol::Route => None,
                 Protocol::Netfilter => Some(netlink::NETFILTER),
             };
-            let fd =
-                rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, kernel)?;
+            let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, kernel)?;
             rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0))?;
             sockopt::set_socket_recv_buffer_size_force(&fd, RECEIVE_QUEUE)?;
             sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(ANSWER_TIMEOUT))?;
             Ok(fd)
         };
-        let fd = open()
-            .map_err(|source| NetlinkError::Open { protocol: protocol.name(), source: source.into() })?;
+        let fd = open().map_err(|source| NetlinkError::Open { protocol: protocol.name(), source: source.into() })?;
         extended_acknowledgements(&fd);
         Ok(Self { fd, sequence: 1, buffer: vec![0; DATAGRAM] })
     }
@@ -250,9 +248,7 @@ pub(crate) fn set_option(
     // SAFETY: the descriptor is open for as long as it is borrowed, and the
     // option value is a live c_int of exactly the length passed.
     #[expect(unsafe_code, reason = "setsockopt has no safe form for these options")]
-    let result = unsafe {
-        libc::setsockopt(fd.as_raw_fd(), level, option, std::ptr::from_ref(&value).cast(), length)
-    };
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, std::ptr::from_ref(&value).cast(), length) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -3,11 +3,10 @@
 //! table of their own.
 
 use super::{PodNetworkConfig, PodNetworkError};
-use crate::cidr::Cidr;
 use crate::netlink::expression::{Data, End, Expression, Meta, Register, Verdict};
 use crate::netlink::nftables::{self, Batch, Chain, Family, Hook, HookedAt, RuleSet, Set, SetKind, types};
 use crate::netlink::{NetlinkError, Socket};
-use crate::rule::{destination, destination_port, in_range, outside_range, source, was_redirected};
+use crate::rule::{destination, destination_port, in_range, loopback, outside_range, source, was_redirected};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -186,10 +185,6 @@ const C: Register = Register(2);
 const TARGET_ADDRESS: Register = Register(4);
 const TARGET_PORT: Register = Register(5);
 
-fn loopback_range() -> Cidr {
-    Cidr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8).expect("8 is below 32")
-}
-
 fn base(kind: &'static str, hook: Hook, priority: i32, rules: Vec<Vec<Expression>>) -> Chain {
     Chain { hooked: Some(HookedAt { kind, hook, priority }), rules }
 }
@@ -237,7 +232,7 @@ fn plan(config: &PodNetworkConfig) -> RuleSet {
     hairpin.extend([source(A), destination(B), Expression::In(HAIRPINS.into(), A), Expression::Masquerade]);
     let mut from_loopback = was_redirected(A).to_vec();
     from_loopback.push(source(A));
-    from_loopback.extend(in_range(A, &loopback_range()));
+    from_loopback.extend(in_range(A, &loopback()));
     from_loopback.push(Expression::Masquerade);
     let mut leaving = vec![source(A)];
     leaving.extend(in_range(A, &config.pod_cidr));
@@ -252,7 +247,7 @@ fn plan(config: &PodNetworkConfig) -> RuleSet {
         Expression::NotEqual(A, LOOPBACK_INDEX.to_ne_bytes().to_vec()),
         destination(A),
     ];
-    guard.extend(in_range(A, &loopback_range()));
+    guard.extend(in_range(A, &loopback()));
     guard.push(Expression::Verdict(Verdict::Drop));
 
     let chains = [

@@ -5,8 +5,7 @@ use crate::testnet::Netns;
 use std::net::SocketAddr;
 
 fn config(node: &Netns) -> PodNetworkConfig {
-    let mut config =
-        PodNetworkConfig::new("10.42.0.0/24".parse().unwrap(), "10.42.0.0/16".parse().unwrap());
+    let mut config = PodNetworkConfig::new("10.42.0.0/24".parse().unwrap(), "10.42.0.0/16".parse().unwrap());
     config.namespace = Some(node.path());
     config
 }

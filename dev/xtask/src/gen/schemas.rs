@@ -84,17 +84,22 @@ fn definition(out: &mut String, name: &str, schema: &Value, packages: &mut Packa
         attributes += &format!(" unions={unions}");
     }
     if let Some(gvks) = schema.get("x-kubernetes-group-version-kind").and_then(Value::as_array) {
-        let gvks: Vec<String> = gvks
+        // Options have a kind in every group; the reader adds those it serves.
+        let own = if gvks.len() > 1 { &gvks[..1] } else { gvks };
+        let gvks: Vec<String> = own
             .iter()
             .map(|gvk| ["group", "version", "kind"].map(|part| text(gvk, part).unwrap_or_default()).join("/"))
             .collect();
         attributes += &format!(" gvk={}", gvks.join(","));
     }
-    line(out, format_args!("type {}{attributes}", short_name(name)));
-    let mut fields = BTreeMap::new();
-    flatten(name, None, packages, &mut fields)?;
     let required: Vec<&str> =
         schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    if !required.is_empty() {
+        attributes += &format!(" req={}", required.join(","));
+    }
+    line(out, format_args!("type {}{attributes}", short_name(name)));
+    let mut fields = BTreeMap::new();
+    flatten(name, &[], packages, &mut fields)?;
     let properties = schema.get("properties").and_then(Value::as_object);
     if let Some(missing) = properties.into_iter().flatten().map(|(key, _)| key).find(|key| !fields.contains_key(*key)) {
         return Err(format!("{name}.{missing} is in OpenAPI, but no struct field has that JSON name"));
@@ -106,9 +111,6 @@ fn definition(out: &mut String, name: &str, schema: &Value, packages: &mut Packa
         }
         let property = properties.and_then(|properties| properties.get(json)).unwrap_or(&Value::Null);
         let mut attributes = String::new();
-        if required.contains(&json.as_str()) {
-            attributes += " req";
-        }
         if go.omit_zero {
             attributes += " omitzero";
         } else if go.omit_empty {
@@ -124,10 +126,10 @@ fn definition(out: &mut String, name: &str, schema: &Value, packages: &mut Packa
 }
 
 /// Fields by JSON name, with embedded structs resolved; the protobuf number of
-/// a field inside an embedded message is `OUTER.INNER`.
+/// a field inside embedded messages is `OUTER.INNER`.
 fn flatten(
     name: &str,
-    outer: Option<u32>,
+    outer: &[u32],
     packages: &mut Packages,
     fields: &mut BTreeMap<String, (GoField, String)>,
 ) -> Result<(), Failure> {
@@ -142,8 +144,9 @@ fn flatten(
             let GoType::Named(prefix, target) = &field.go_type else {
                 return Err(format!("{name} embeds something that has no name"));
             };
-            flatten(&format!("{prefix}.{target}"), field.proto.or(outer), packages, fields)?;
-            if field.proto.is_none() && outer.is_none() && target == "TypeMeta" {
+            let inner: Vec<u32> = outer.iter().copied().chain(field.proto).collect();
+            flatten(&format!("{prefix}.{target}"), &inner, packages, fields)?;
+            if field.proto.is_none() && outer.is_empty() && target == "TypeMeta" {
                 for key in ["apiVersion", "kind"] {
                     if let Some(entry) = fields.get_mut(key) {
                         entry.1 = "-".to_owned();
@@ -155,10 +158,12 @@ fn flatten(
         if field.json.is_empty() || field.json == "-" {
             continue;
         }
-        let proto = match (outer, field.proto) {
-            (_, None) => "-".to_owned(),
-            (None, Some(number)) => number.to_string(),
-            (Some(outer), Some(number)) => format!("{outer}.{number}"),
+        let proto = match field.proto {
+            None => "-".to_owned(),
+            Some(number) => {
+                let path: Vec<String> = outer.iter().chain(&[number]).map(u32::to_string).collect();
+                path.join(".")
+            }
         };
         fields.insert(field.json.clone(), (field.clone(), proto));
     }

@@ -1,0 +1,423 @@
+//! Following Services and EndpointSlices and keeping the kernel's table equal
+//! to the plan. It decides nothing about where a connection goes.
+
+use super::layout::{self, Surroundings};
+use super::plan::{self, Frontend, NodeFacts, PlannedService, Target};
+use super::table::{Difference, Table};
+use crate::cidr::Cidr;
+use crate::netlink::conntrack::{self, Connection};
+use crate::netlink::nftables::{self, Batch, Family, Size};
+use crate::netlink::{NetlinkError, Protocol, Socket, namespace};
+use crate::pod::TransportProtocol;
+use api::error::Chain;
+use api::types::api::core::v1::{Node, Service};
+use api::types::api::discovery::v1::EndpointSlice;
+use client::{Client, Delta, Informer, ObjectKey, WatchParams};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Label of a slice that names its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const ZONE: &str = "topology.kubernetes.io/zone";
+/// Wait after the kernel refused a change, doubled each time up to the limit.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+/// Changes taken into one transaction at most, so that a flood of changes does
+/// not keep the first one waiting.
+const CHANGES_PER_TRANSACTION: usize = 1000;
+
+/// What the Services' table is made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceProxyConfig {
+    /// The nftables table.
+    pub table: String,
+    /// This node's name.
+    pub node_name: String,
+    /// This node's pods.
+    pub pod_cidr: Cidr,
+    /// All pods.
+    pub cluster_cidr: Cidr,
+    /// Mark bit that asks for masquerading; upstream's is 0x4000.
+    pub masquerade_mark: u32,
+    /// The node's network namespace; the caller's own if absent.
+    pub namespace: Option<PathBuf>,
+}
+
+impl ServiceProxyConfig {
+    /// Table `darter` in the caller's namespace.
+    pub fn new(node_name: impl Into<String>, pod_cidr: Cidr, cluster_cidr: Cidr) -> Self {
+        Self {
+            table: "darter".into(),
+            node_name: node_name.into(),
+            pod_cidr,
+            cluster_cidr,
+            masquerade_mark: 0x4000,
+            namespace: None,
+        }
+    }
+}
+
+/// Why the Services' rules could not be set up or removed.
+#[derive(thiserror::Error, Debug)]
+pub enum ServiceProxyError {
+    /// The kernel did not do its part.
+    #[error("cannot {step}")]
+    Kernel {
+        /// What was being done.
+        step: &'static str,
+        /// The cause.
+        #[source]
+        source: NetlinkError,
+    },
+}
+
+/// The Services of a cluster on one node.
+pub struct ServiceProxy {
+    client: Client,
+    config: ServiceProxyConfig,
+    kernel: Kernel,
+}
+
+impl ServiceProxy {
+    /// Opens the kernel's doors; rules are written by [`ServiceProxy::run`].
+    /// Needs `CAP_NET_ADMIN`.
+    pub fn new(client: Client, config: ServiceProxyConfig) -> Result<Self, ServiceProxyError> {
+        let kernel = Kernel::open(&config)?;
+        Ok(Self { client, config, kernel })
+    }
+
+    /// Keeps the rules current until `shutdown`; they stay behind, so that
+    /// Services work while this process restarts.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let (services, first) = Informer::<Service>::new(self.client.all(), WatchParams::default());
+        let (slices, second) = Informer::<EndpointSlice>::new(self.client.all(), WatchParams::labels(SERVICE_NAME));
+        let name = format!("metadata.name={}", self.config.node_name);
+        let (nodes, third) = Informer::<Node>::trimmed(self.client.all(), WatchParams::fields(name), |node| {
+            node.status = None;
+        });
+        let sync = Sync::new(self.config, self.kernel);
+        tokio::join!(
+            first.run(shutdown.clone()),
+            second.run(shutdown.clone()),
+            third.run(shutdown.clone()),
+            sync.run(services, slices, nodes, shutdown),
+        );
+    }
+
+    /// Removes the table, if there is one.
+    pub fn remove_rules(config: &ServiceProxyConfig) -> Result<(), ServiceProxyError> {
+        let mut kernel = Kernel::open(config)?;
+        Batch::remove(Family::Ipv4, &config.table)
+            .commit(&mut kernel.socket)
+            .map_err(|source| ServiceProxyError::Kernel { step: "remove the Services' rules", source })
+    }
+}
+
+/// The sockets of the node's namespace.
+pub(super) struct Kernel {
+    table: String,
+    socket: Socket,
+}
+
+/// A connection whose end nobody announces, and what it may lead to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Datagrams {
+    /// Frontends that changed, with all their endpoints now.
+    frontends: BTreeMap<(u8, Option<IpAddr>, u16), BTreeSet<(IpAddr, u16)>>,
+}
+
+impl Datagrams {
+    fn is_stale(&self, connection: &Connection) -> bool {
+        let (address, port) = connection.original.destination;
+        let protocol = connection.original.protocol;
+        let endpoints = self
+            .frontends
+            .get(&(protocol, Some(address), port))
+            .or_else(|| self.frontends.get(&(protocol, None, port)));
+        endpoints.is_some_and(|endpoints| !endpoints.contains(&connection.reply.source))
+    }
+}
+
+impl Kernel {
+    pub(super) fn open(config: &ServiceProxyConfig) -> Result<Self, ServiceProxyError> {
+        let socket = namespace::within(config.namespace.as_deref(), || Socket::open(Protocol::Netfilter))
+            .map_err(|source| ServiceProxyError::Kernel { step: "reach the kernel's rules", source })?;
+        Ok(Self { table: config.table.clone(), socket })
+    }
+
+    /// Replaces the table in one transaction.
+    pub(super) fn replace(&mut self, rules: &nftables::RuleSet) -> Result<Size, NetlinkError> {
+        let batch = Batch::replace(Family::Ipv4, &self.table, rules);
+        let size = batch.size();
+        batch.commit(&mut self.socket)?;
+        Ok(size)
+    }
+
+    /// Applies a difference in one transaction, and forgets clients of
+    /// endpoints that are gone.
+    pub(super) fn update(&mut self, difference: &Difference, sticky: bool) -> Result<Size, NetlinkError> {
+        let mut batch = Batch::update(Family::Ipv4, &self.table, &difference.old, &difference.new);
+        let size = batch.size();
+        if sticky && !difference.gone.is_empty() {
+            let found = nftables::elements(&mut self.socket, Family::Ipv4, &self.table, layout::AFFINITY_MAP, None)?;
+            let stale = found.iter().filter(|element| {
+                let value = element.value.as_deref().unwrap_or_default();
+                layout::parse_affinity(&element.key, value).is_some_and(|place| difference.gone.contains(&place))
+            });
+            for element in stale {
+                batch.delete_elements(layout::AFFINITY_MAP, &[(&element.key, None)]);
+            }
+        }
+        batch.commit(&mut self.socket)?;
+        Ok(size)
+    }
+
+    /// Removes UDP connections that lead to endpoints that are gone.
+    pub(super) fn flush(&mut self, datagrams: &Datagrams) -> Result<usize, NetlinkError> {
+        if datagrams.frontends.is_empty() {
+            return Ok(0);
+        }
+        conntrack::remove(&mut self.socket, |connection| datagrams.is_stale(connection))
+    }
+}
+
+/// The loop's state.
+pub(super) struct Sync {
+    node: NodeFacts,
+    table: Table,
+    plans: HashMap<ObjectKey, PlannedService>,
+    /// Slices of each Service.
+    slices: HashMap<ObjectKey, BTreeMap<ObjectKey, Arc<EndpointSlice>>>,
+    services: HashMap<ObjectKey, Arc<Service>>,
+    kernel: Kernel,
+    /// The kernel holds what `table` says.
+    applied: bool,
+}
+
+impl Sync {
+    pub(super) fn new(config: ServiceProxyConfig, kernel: Kernel) -> Self {
+        let around = Surroundings {
+            pod_cidr: config.pod_cidr,
+            cluster_cidr: config.cluster_cidr,
+            masquerade_mark: config.masquerade_mark,
+        };
+        Self {
+            node: NodeFacts { name: config.node_name, zone: None },
+            table: Table::new(around),
+            plans: HashMap::new(),
+            slices: HashMap::new(),
+            services: HashMap::new(),
+            kernel,
+            applied: false,
+        }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        services: Informer<Service>,
+        slices: Informer<EndpointSlice>,
+        nodes: Informer<Node>,
+        shutdown: CancellationToken,
+    ) {
+        let mut service_changes = services.subscribe();
+        let mut slice_changes = slices.subscribe();
+        let mut node_changes = nodes.subscribe();
+        // Before everything is known, nothing is written: a restart must not
+        // take Services away that are merely not listed yet.
+        let synced = async { tokio::join!(services.synced(), slices.synced(), nodes.synced()) };
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = synced => {}
+        }
+        let mut touched = BTreeSet::new();
+        let mut retry = FIRST_RETRY;
+        let mut failed = false;
+        loop {
+            let mut more = |sync: &mut Self, touched: &mut BTreeSet<ObjectKey>| {
+                for _change in 0..CHANGES_PER_TRANSACTION {
+                    if let Some(delta) = service_changes.try_next() {
+                        sync.note_service(&delta, touched);
+                    } else if let Some(delta) = slice_changes.try_next() {
+                        sync.note_slice(&delta, touched);
+                    } else if let Some(delta) = node_changes.try_next() {
+                        sync.note_node(&delta, touched);
+                    } else {
+                        return false;
+                    }
+                }
+                true
+            };
+            let busy = more(&mut self, &mut touched);
+            if failed || !touched.is_empty() || !self.applied && !busy {
+                let changes = std::mem::take(&mut touched);
+                // The kernel needs microseconds for a change, but many
+                // milliseconds to list its connections.
+                let applied = tokio::task::spawn_blocking(move || {
+                    let result = self.apply(changes);
+                    (self, result)
+                });
+                let result = match applied.await {
+                    Ok((sync, result)) => {
+                        self = sync;
+                        result
+                    }
+                    Err(stopped) if stopped.is_cancelled() => return,
+                    Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+                };
+                match result {
+                    Ok(size) => {
+                        failed = false;
+                        retry = FIRST_RETRY;
+                        tracing::debug!(elements = size.elements, rules = size.rules, "service rules applied");
+                    }
+                    Err(error) => {
+                        tracing::warn!(err = %Chain(&error), "cannot apply service rules, trying again");
+                        failed = true;
+                        retry = (retry * 2).min(LAST_RETRY);
+                    }
+                }
+            }
+            if busy {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                Some(delta) = service_changes.next() => self.note_service(&delta, &mut touched),
+                Some(delta) = slice_changes.next() => self.note_slice(&delta, &mut touched),
+                Some(delta) = node_changes.next() => self.note_node(&delta, &mut touched),
+                () = tokio::time::sleep(retry), if failed => {}
+            }
+        }
+    }
+
+    pub(super) fn note_service(&mut self, delta: &Delta<Service>, touched: &mut BTreeSet<ObjectKey>) {
+        let key = ObjectKey::of(&**delta.object());
+        match delta {
+            Delta::Deleted(_) => self.services.remove(&key),
+            Delta::Added(service) | Delta::Updated { new: service, .. } => {
+                self.services.insert(key.clone(), service.clone())
+            }
+        };
+        touched.insert(key);
+    }
+
+    pub(super) fn note_slice(&mut self, delta: &Delta<EndpointSlice>, touched: &mut BTreeSet<ObjectKey>) {
+        let key = ObjectKey::of(&**delta.object());
+        if let Some(old) = delta.old().and_then(|old| service_of(old)) {
+            // The label may have changed.
+            self.forget_slice(&old, &key);
+            touched.insert(old);
+        }
+        let Some(service) = service_of(delta.object()) else { return };
+        match delta {
+            Delta::Deleted(_) => self.forget_slice(&service, &key),
+            Delta::Added(slice) | Delta::Updated { new: slice, .. } => {
+                self.slices.entry(service.clone()).or_default().insert(key, slice.clone());
+            }
+        }
+        touched.insert(service);
+    }
+
+    fn forget_slice(&mut self, service: &ObjectKey, slice: &ObjectKey) {
+        if let Some(slices) = self.slices.get_mut(service) {
+            slices.remove(slice);
+            if slices.is_empty() {
+                self.slices.remove(service);
+            }
+        }
+    }
+
+    fn note_node(&mut self, delta: &Delta<Node>, touched: &mut BTreeSet<ObjectKey>) {
+        let labels = delta.object().metadata.labels.as_ref();
+        let zone = labels.and_then(|labels| labels.get(ZONE)).cloned();
+        if zone != self.node.zone {
+            self.node.zone = zone;
+            touched.extend(self.services.keys().cloned());
+        }
+    }
+
+    /// Plans the touched Services anew and brings the kernel there. After an
+    /// error the next call writes the whole table.
+    pub(super) fn apply(&mut self, touched: BTreeSet<ObjectKey>) -> Result<Size, ServiceProxyError> {
+        let mut changes = Vec::new();
+        let mut datagrams = Datagrams::default();
+        let mut sticky = false;
+        for key in touched {
+            let slices: Vec<_> = self.slices.get(&key).into_iter().flat_map(BTreeMap::values).cloned().collect();
+            let plan = self.services.get(&key).and_then(|service| plan::plan(service, &slices, &self.node));
+            let old = self.plans.get(&key);
+            if old == plan.as_ref() {
+                continue;
+            }
+            sticky |= old.is_some_and(|old| old.ports.iter().any(|port| port.affinity.is_some()));
+            note_datagrams(&mut datagrams, old, plan.as_ref());
+            match &plan {
+                Some(plan) => self.plans.insert(key.clone(), plan.clone()),
+                None => self.plans.remove(&key),
+            };
+            changes.push((key, plan));
+        }
+        let difference = self.table.change(changes);
+        let failed = |step| move |source| ServiceProxyError::Kernel { step, source };
+        let size = if self.applied {
+            self.applied = false;
+            self.kernel.update(&difference, sticky).map_err(failed("change the Services' rules"))?
+        } else {
+            self.kernel.replace(&self.table.whole()).map_err(failed("write the Services' rules"))?
+        };
+        self.applied = true;
+        match self.kernel.flush(&datagrams) {
+            Ok(0) => {}
+            Ok(count) => tracing::debug!(count, "connections to former endpoints removed"),
+            // They time out by themselves; the rules are in place.
+            Err(error) => tracing::warn!(err = %Chain(&error), "cannot remove connections to former endpoints"),
+        }
+        Ok(size)
+    }
+}
+
+fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
+    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
+    Some(ObjectKey::new(slice.metadata.namespace.as_deref().unwrap_or_default(), name.as_str()))
+}
+
+/// Notes the UDP frontends of a changed Service, if connections may now lead
+/// astray: endpoints or frontends came or went.
+fn note_datagrams(datagrams: &mut Datagrams, old: Option<&PlannedService>, new: Option<&PlannedService>) {
+    let ports = |service: Option<&PlannedService>| -> BTreeMap<(u8, Option<IpAddr>, u16), BTreeSet<(IpAddr, u16)>> {
+        let ports = service.into_iter().flat_map(|service| &service.ports);
+        ports
+            .filter(|port| port.protocol == TransportProtocol::Udp)
+            .flat_map(|port| {
+                let targets = port.endpoints.cluster.union(&port.endpoints.local);
+                let targets: BTreeSet<_> =
+                    targets.map(|(address, port): &Target| (IpAddr::V4(*address), *port)).collect();
+                port.frontends.keys().map(move |frontend| {
+                    let place = match frontend {
+                        Frontend::Address(address, port) => (Some(IpAddr::V4(*address)), *port),
+                        Frontend::NodePort(port) => (None, *port),
+                    };
+                    ((TransportProtocol::Udp.number(), place.0, place.1), targets.clone())
+                })
+            })
+            .collect()
+    };
+    let (old, new) = (ports(old), ports(new));
+    for (frontend, targets) in &old {
+        let left = new.get(frontend);
+        if left.is_none_or(|left| !targets.is_subset(left)) {
+            datagrams.frontends.insert(*frontend, left.cloned().unwrap_or_default());
+        }
+    }
+    for (frontend, targets) in &new {
+        // Until now packets went to the bare address.
+        if !targets.is_empty() && old.get(frontend).is_none_or(BTreeSet::is_empty) {
+            datagrams.frontends.insert(*frontend, targets.clone());
+        }
+    }
+}
