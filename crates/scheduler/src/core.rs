@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use api::types::api::core::v1::{Node, Pod};
 
-use crate::evaluate::{Candidate, Diagnosis, Evaluator};
+use crate::evaluate::{Candidate, Diagnosis, Evaluator, World};
 use crate::event::{Event, EventPod};
 use crate::metrics::Counters;
 use crate::node::NodeFacts;
 use crate::nominations::{Nominated, Nominations};
 use crate::objects::{Objects, StorageChange, VolumePlan};
 use crate::plugin::{View, Waiting};
-use crate::plugins::{self, PluginSet, Preemption, Registry};
+use crate::plugins::{self, PluginSet, Preemption, Registry, Victims};
 use crate::pod::{Class, Classes, PodKey};
 use crate::queue::{Failure, Queue, QueueCounts, QueuedPod};
 use crate::resources::Usage;
@@ -366,14 +366,15 @@ impl Core {
 
     fn try_pod(&mut self, queued: QueuedPod, now: Duration) -> Step {
         if self.snapshot.nodes().is_empty() {
-            return self.reject(queued, PluginSet::default(), NO_NODES.to_owned(), Some(None), now);
+            return Step::Report(self.reject(queued, PluginSet::default(), NO_NODES.to_owned(), Some(None), now));
         }
         let candidate = Candidate {
             uid: queued.uid.clone(),
             class: queued.class.clone(),
             nominated: self.nominations.node_of(&queued.uid).cloned(),
         };
-        match self.evaluator.decide(&mut self.snapshot, &self.objects, &self.nominations, &candidate) {
+        let mut world = World { snapshot: &mut self.snapshot, objects: &self.objects, nominations: &self.nominations };
+        match self.evaluator.decide(&mut world, &candidate) {
             Ok(id) => {
                 let node = self.snapshot.columns.name[id.index()].clone();
                 let view = View { snapshot: &self.snapshot, objects: &self.objects };
@@ -398,31 +399,26 @@ impl Core {
         let message = diagnosis.message();
         if diagnosis.aborted {
             // Upstream's rule for resource claims has no state then and says so.
-            return self.reject(queued, diagnosis.plugins, format!("{message} not found"), None, now);
+            return Step::Report(self.reject(queued, diagnosis.plugins, format!("{message} not found"), None, now));
         }
         Counters::add(&self.counters.preemption_attempts);
-        let preemption = plugins::preempt(
-            &mut self.evaluator,
-            &mut self.snapshot,
-            &self.objects,
-            &self.nominations,
-            candidate,
-            diagnosis,
-        );
+        let mut world = World { snapshot: &mut self.snapshot, objects: &self.objects, nominations: &self.nominations };
+        let preemption = plugins::preempt(&mut self.evaluator, &mut world, candidate, diagnosis);
         let explain = |what: &str| format!("{message} {}, preemption: {what}", plugins::NOTHING_TO_DEALLOCATE);
         match preemption {
-            Preemption::NotEligible(why) => self.reject(queued, diagnosis.plugins, explain(why), None, now),
+            Preemption::NotEligible(why) => {
+                Step::Report(self.reject(queued, diagnosis.plugins, explain(why), None, now))
+            }
             Preemption::Useless(why) => {
                 self.nominations.remove(&queued.uid);
-                self.reject(queued, diagnosis.plugins, explain(&why), Some(None), now)
+                Step::Report(self.reject(queued, diagnosis.plugins, explain(&why), Some(None), now))
             }
             Preemption::Chosen(victims) => {
-                let node = self.snapshot.columns.name[victims.node.index()].clone();
                 Counters::add(&self.counters.preemptions);
                 self.counters
                     .preemption_victims
                     .fetch_add(victims.pods.len() as u64, std::sync::atomic::Ordering::Relaxed);
-                self.make_room(queued, diagnosis.plugins, message, node, &victims.pods, now)
+                self.make_room(queued, diagnosis.plugins, message, &victims, now)
             }
         }
     }
@@ -432,10 +428,10 @@ impl Core {
         queued: QueuedPod,
         by: PluginSet,
         message: String,
-        node: Arc<str>,
-        pods: &[PodRow],
+        chosen: &Victims,
         now: Duration,
     ) -> Step {
+        let node = self.snapshot.columns.name[chosen.node.index()].clone();
         let priority = queued.class.priority;
         let uid = queued.uid.clone();
         let lower = self.nominations.on_node(&node).filter(|(_, nominated)| nominated.class.priority < priority);
@@ -448,11 +444,9 @@ impl Core {
         self.nominations.set(uid.clone(), nominated);
         // The last one is deleted last; the least important tells best that
         // room is there.
-        let staying = pods.iter().filter(|pod| !pod.class.terminating);
+        let staying = chosen.pods.iter().filter(|pod| !pod.class.terminating);
         let victims: Vec<(PodKey, Arc<str>)> = staying.map(|pod| (pod.key.clone(), pod.uid.clone())).collect();
-        let Step::Report(report) = self.reject(queued, by, message, Some(Some(node.clone())), now) else {
-            unreachable!("a rejection without preemption is a report")
-        };
+        let report = self.reject(queued, by, message, Some(Some(node.clone())), now);
         if victims.is_empty() {
             return Step::Report(report);
         }
@@ -467,10 +461,10 @@ impl Core {
         message: String,
         nomination: Option<Option<Arc<str>>>,
         now: Duration,
-    ) -> Step {
+    ) -> Report {
         Counters::add(&self.counters.unschedulable_attempts);
         self.queue.fail(&queued.uid, Failure::Rejected(by), now);
-        Step::Report(Report { pod: queued.pod, reason: "Unschedulable", message, nomination })
+        Report { pod: queued.pod, reason: "Unschedulable", message, nomination }
     }
 
     fn start(&mut self, queued: QueuedPod, node: Arc<str>, plan: VolumePlan, now: Duration) -> Step {
