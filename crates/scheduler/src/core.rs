@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use api::types::api::core::v1::{Node, Pod};
 
-use crate::evaluate::{Candidate, Diagnosis, Evaluator};
+use crate::evaluate::{Candidate, Diagnosis, Evaluator, World};
 use crate::event::{Event, EventPod};
 use crate::metrics::Counters;
 use crate::node::NodeFacts;
 use crate::nominations::{Nominated, Nominations};
 use crate::objects::{Objects, StorageChange, VolumePlan};
 use crate::plugin::{View, Waiting};
-use crate::plugins::{self, PluginSet, Preemption, Registry};
+use crate::plugins::{self, PluginSet, Preemption, Registry, Victims};
 use crate::pod::{Class, Classes, PodKey};
 use crate::queue::{Failure, Queue, QueueCounts, QueuedPod};
 use crate::resources::Usage;
@@ -104,8 +104,8 @@ pub struct Core {
     nominations: Nominations,
     evaluator: Evaluator,
     queue: Queue,
-    /// Nodes of pods that are being bound.
-    assumed: HashMap<Arc<str>, Arc<str>>,
+    /// Pods that are being bound, and since when each has waited.
+    assumed: HashMap<Arc<str>, Duration>,
     /// Pods whose victims are being deleted; true if an event that helps came
     /// meanwhile.
     preempting: HashMap<Arc<str>, bool>,
@@ -232,10 +232,14 @@ impl Core {
         self.queue.remove(&uid);
         self.nominations.remove(&uid);
         self.preempting.remove(&uid);
-        let was_assumed = self.assumed.remove(&uid).is_some();
+        let waited_since = self.assumed.remove(&uid);
+        let was_assumed = waited_since.is_some();
+        if let Some(since) = waited_since {
+            self.counters.end_to_end.observe(now.saturating_sub(since));
+        }
         let class = self.classes.classify(pod);
         let usage = Usage::of_assigned(pod);
-        let usage = if usage == class.shape.0.usage { Arc::new(class.shape.0.usage.clone()) } else { Arc::new(usage) };
+        let usage = if usage == *class.shape.0.usage { class.shape.0.usage.clone() } else { Arc::new(usage) };
         let old = self.snapshot.pod_by_uid(&uid).filter(|_| !was_assumed).map(event_pod);
         let new = EventPod { uid: uid.clone(), class: class.clone(), usage: usage.clone(), has_place: true };
         self.snapshot.apply_pod(facts_of(pod, uid, class, usage), node);
@@ -251,15 +255,17 @@ impl Core {
     fn apply_waiting(&mut self, pod: Arc<Pod>, now: Duration) {
         let uid = uid_of(&pod);
         let terminating = pod.metadata.deletion_timestamp.is_some();
+        let class = self.classes.classify(&pod);
+        let gated = plugins::is_gated(&pod);
         if self.assumed.contains_key(&uid) {
             if terminating {
                 self.forget(&uid, now);
                 self.queue.remove(&uid);
+            } else {
+                self.queue.update(&uid, pod, class, gated);
             }
             return;
         }
-        let class = self.classes.classify(&pod);
-        let gated = plugins::is_gated(&pod);
         let old = self.queue.get(&uid).cloned();
         self.follow_nomination(&pod, &uid, &class, old.as_ref(), now);
         let Some(old) = old else {
@@ -272,12 +278,8 @@ impl Core {
         self.queue.update(&uid, pod, class.clone(), gated);
         if old.class.id != class.id || was_gated != gated {
             let has_place = self.nominations.node_of(&uid).is_some();
-            let event_pod = |class: Class| EventPod {
-                uid: uid.clone(),
-                usage: Arc::new(class.shape.0.usage.clone()),
-                class,
-                has_place,
-            };
+            let event_pod =
+                |class: Class| EventPod { uid: uid.clone(), usage: class.shape.0.usage.clone(), class, has_place };
             let event = Event::PodUpdated { old: event_pod(old.class.clone()), new: event_pod(class) };
             self.wake(&event, now);
         }
@@ -299,7 +301,7 @@ impl Core {
 
     fn give_up_nomination(&mut self, uid: &str, now: Duration) {
         if let Some(nominated) = self.nominations.remove(uid) {
-            let usage = Arc::new(nominated.class.shape.0.usage.clone());
+            let usage = nominated.class.shape.0.usage.clone();
             let priority = nominated.class.priority;
             let event = Event::PodDeleted(EventPod { uid: uid.into(), class: nominated.class, usage, has_place: true });
             self.wake_if(&event, now, |queued| queued.class.priority <= priority);
@@ -364,22 +366,23 @@ impl Core {
 
     fn try_pod(&mut self, queued: QueuedPod, now: Duration) -> Step {
         if self.snapshot.nodes().is_empty() {
-            return self.reject(queued, PluginSet::default(), NO_NODES.to_owned(), Some(None), now);
+            return Step::Report(self.reject(queued, PluginSet::default(), NO_NODES.to_owned(), Some(None), now));
         }
         let candidate = Candidate {
             uid: queued.uid.clone(),
             class: queued.class.clone(),
             nominated: self.nominations.node_of(&queued.uid).cloned(),
         };
-        match self.evaluator.decide(&mut self.snapshot, &self.objects, &self.nominations, &candidate) {
+        let mut world = World { snapshot: &mut self.snapshot, objects: &self.objects, nominations: &self.nominations };
+        match self.evaluator.decide(&mut world, &candidate) {
             Ok(id) => {
                 let node = self.snapshot.columns.name[id.index()].clone();
                 let view = View { snapshot: &self.snapshot, objects: &self.objects };
                 let plan = plugins::plan_volumes(view, &queued.class, id);
-                let usage = Arc::new(queued.class.shape.0.usage.clone());
+                let usage = queued.class.shape.0.usage.clone();
                 self.snapshot.apply_pod(facts_of(&queued.pod, queued.uid.clone(), queued.class.clone(), usage), &node);
                 self.nominations.remove(&queued.uid);
-                self.assumed.insert(queued.uid.clone(), node.clone());
+                self.assumed.insert(queued.uid.clone(), queued.since);
                 self.start(queued, node, plan, now)
             }
             Err(diagnosis) => self.after_rejection(queued, &candidate, &diagnosis, now),
@@ -396,31 +399,26 @@ impl Core {
         let message = diagnosis.message();
         if diagnosis.aborted {
             // Upstream's rule for resource claims has no state then and says so.
-            return self.reject(queued, diagnosis.plugins, format!("{message} not found"), None, now);
+            return Step::Report(self.reject(queued, diagnosis.plugins, format!("{message} not found"), None, now));
         }
         Counters::add(&self.counters.preemption_attempts);
-        let preemption = plugins::preempt(
-            &mut self.evaluator,
-            &mut self.snapshot,
-            &self.objects,
-            &self.nominations,
-            candidate,
-            diagnosis,
-        );
+        let mut world = World { snapshot: &mut self.snapshot, objects: &self.objects, nominations: &self.nominations };
+        let preemption = plugins::preempt(&mut self.evaluator, &mut world, candidate, diagnosis);
         let explain = |what: &str| format!("{message} {}, preemption: {what}", plugins::NOTHING_TO_DEALLOCATE);
         match preemption {
-            Preemption::NotEligible(why) => self.reject(queued, diagnosis.plugins, explain(why), None, now),
+            Preemption::NotEligible(why) => {
+                Step::Report(self.reject(queued, diagnosis.plugins, explain(why), None, now))
+            }
             Preemption::Useless(why) => {
                 self.nominations.remove(&queued.uid);
-                self.reject(queued, diagnosis.plugins, explain(&why), Some(None), now)
+                Step::Report(self.reject(queued, diagnosis.plugins, explain(&why), Some(None), now))
             }
             Preemption::Chosen(victims) => {
-                let node = self.snapshot.columns.name[victims.node.index()].clone();
                 Counters::add(&self.counters.preemptions);
                 self.counters
                     .preemption_victims
                     .fetch_add(victims.pods.len() as u64, std::sync::atomic::Ordering::Relaxed);
-                self.make_room(queued, diagnosis.plugins, message, node, &victims.pods, now)
+                self.make_room(queued, diagnosis.plugins, message, &victims, now)
             }
         }
     }
@@ -430,10 +428,10 @@ impl Core {
         queued: QueuedPod,
         by: PluginSet,
         message: String,
-        node: Arc<str>,
-        pods: &[PodRow],
+        chosen: &Victims,
         now: Duration,
     ) -> Step {
+        let node = self.snapshot.columns.name[chosen.node.index()].clone();
         let priority = queued.class.priority;
         let uid = queued.uid.clone();
         let lower = self.nominations.on_node(&node).filter(|(_, nominated)| nominated.class.priority < priority);
@@ -446,11 +444,9 @@ impl Core {
         self.nominations.set(uid.clone(), nominated);
         // The last one is deleted last; the least important tells best that
         // room is there.
-        let staying = pods.iter().filter(|pod| !pod.class.terminating);
+        let staying = chosen.pods.iter().filter(|pod| !pod.class.terminating);
         let victims: Vec<(PodKey, Arc<str>)> = staying.map(|pod| (pod.key.clone(), pod.uid.clone())).collect();
-        let Step::Report(report) = self.reject(queued, by, message, Some(Some(node.clone())), now) else {
-            unreachable!("a rejection without preemption is a report")
-        };
+        let report = self.reject(queued, by, message, Some(Some(node.clone())), now);
         if victims.is_empty() {
             return Step::Report(report);
         }
@@ -465,10 +461,10 @@ impl Core {
         message: String,
         nomination: Option<Option<Arc<str>>>,
         now: Duration,
-    ) -> Step {
+    ) -> Report {
         Counters::add(&self.counters.unschedulable_attempts);
         self.queue.fail(&queued.uid, Failure::Rejected(by), now);
-        Step::Report(Report { pod: queued.pod, reason: "Unschedulable", message, nomination })
+        Report { pod: queued.pod, reason: "Unschedulable", message, nomination }
     }
 
     fn start(&mut self, queued: QueuedPod, node: Arc<str>, plan: VolumePlan, now: Duration) -> Step {
@@ -633,7 +629,10 @@ fn facts_of(pod: &Pod, uid: Arc<str>, class: Class, usage: Arc<Usage>) -> PodFac
     let conditions = status.iter().flat_map(|status| status.conditions.iter().flatten());
     let disrupted = conditions.into_iter().find(|condition| condition.type_ == "DisruptionTarget");
     PodFacts {
-        key: PodKey::of(pod),
+        key: PodKey {
+            namespace: class.namespace.clone(),
+            name: pod.metadata.name.as_deref().unwrap_or_default().into(),
+        },
         uid,
         usage,
         start: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0.as_microsecond()),

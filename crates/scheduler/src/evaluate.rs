@@ -31,6 +31,23 @@ pub struct Candidate {
     pub nominated: Option<Arc<str>>,
 }
 
+/// What a decision reads. The snapshot is changed for trials and restored.
+pub struct World<'a> {
+    /// Nodes and pods on them.
+    pub snapshot: &'a mut Snapshot,
+    /// Other objects.
+    pub objects: &'a Objects,
+    /// Pods that others are making room for.
+    pub nominations: &'a Nominations,
+}
+
+impl World<'_> {
+    /// What rules may read.
+    pub fn view(&self) -> View<'_> {
+        View { snapshot: self.snapshot, objects: self.objects }
+    }
+}
+
 /// Why no node does.
 #[derive(Clone, Debug, Default)]
 pub struct Diagnosis {
@@ -127,17 +144,11 @@ impl Evaluator {
     }
 
     /// The node for a pod. The snapshot is as before when it returns.
-    pub fn decide(
-        &mut self,
-        snapshot: &mut Snapshot,
-        objects: &Objects,
-        nominations: &Nominations,
-        pod: &Candidate,
-    ) -> Result<NodeId, Diagnosis> {
-        let node_count = snapshot.nodes().len();
+    pub fn decide(&mut self, world: &mut World<'_>, pod: &Candidate) -> Result<NodeId, Diagnosis> {
+        let node_count = world.snapshot.nodes().len();
         let mut diagnosis = Diagnosis { node_count, ..Diagnosis::default() };
-        let restriction = self.restrict(View { snapshot, objects }, &pod.class, &mut diagnosis)?;
-        let mut lives = match self.lives.take(&self.registry, View { snapshot, objects }, &pod.class) {
+        let restriction = self.restrict(world.view(), &pod.class, &mut diagnosis)?;
+        let mut lives = match self.lives.take(&self.registry, world.view(), &pod.class) {
             Ok(lives) => lives,
             Err((plugin, rejection)) => {
                 diagnosis.plugins.insert(plugin);
@@ -146,8 +157,7 @@ impl Evaluator {
                 return Err(diagnosis);
             }
         };
-        let decided =
-            self.decide_among(snapshot, objects, nominations, pod, &mut lives, restriction.as_deref(), &mut diagnosis);
+        let decided = self.decide_among(world, pod, &mut lives, restriction.as_deref(), &mut diagnosis);
         self.lives.give_back(&pod.class, lives);
         decided.ok_or(diagnosis)
     }
@@ -197,40 +207,34 @@ impl Evaluator {
         Ok(names)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one decision, passed on once")]
     fn decide_among(
         &mut self,
-        snapshot: &mut Snapshot,
-        objects: &Objects,
-        nominations: &Nominations,
+        world: &mut World<'_>,
         pod: &Candidate,
         lives: &mut Lives,
         names: Option<&[Arc<str>]>,
         diagnosis: &mut Diagnosis,
     ) -> Option<NodeId> {
-        if let Some(node) = pod.nominated.as_ref().and_then(|name| snapshot.node(name))
-            && self.trial(snapshot, objects, nominations, pod, lives, node).is_ok()
+        if let Some(node) = pod.nominated.as_ref().and_then(|name| world.snapshot.node(name))
+            && self.trial(world, pod, lives, node).is_ok()
         {
             return Some(node);
         }
-        self.rows.refresh(&self.registry, snapshot, &pod.class.shape.0);
-        self.find_feasible(snapshot, objects, nominations, pod, lives, names, diagnosis);
+        self.rows.refresh(&self.registry, world.snapshot, &pod.class.shape.0);
+        self.find_feasible(world, pod, lives, names, diagnosis);
         match self.feasible.as_slice() {
             [] => None,
             [one] => Some(*one),
             _ => {
-                self.total(View { snapshot, objects }, pod, lives);
+                self.total(world.view(), pod, lives);
                 Some(self.best())
             }
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one decision, passed on once")]
     fn find_feasible(
         &mut self,
-        snapshot: &mut Snapshot,
-        objects: &Objects,
-        nominations: &Nominations,
+        world: &mut World<'_>,
         pod: &Candidate,
         lives: &Lives,
         names: Option<&[Arc<str>]>,
@@ -243,7 +247,7 @@ impl Evaluator {
         match names {
             None => rows.split(&mut feasible, |node, rejection| rejected.push((node, rejection))),
             Some(names) => {
-                for node in names.iter().filter_map(|name| snapshot.node(name)) {
+                for node in names.iter().filter_map(|name| world.snapshot.node(name)) {
                     match rows.rejection(node) {
                         None => feasible.push(node),
                         Some(rejection) => rejected.push((node, rejection)),
@@ -253,7 +257,7 @@ impl Evaluator {
         }
         let mut late: Vec<(NodeId, Arc<Rejection>)> = Vec::new();
         if !lives.is_empty() {
-            feasible.retain(|&node| match lives.filter(View { snapshot, objects }, &pod.class, node) {
+            feasible.retain(|&node| match lives.filter(world.view(), &pod.class, node) {
                 None => true,
                 Some((plugin, rejection)) => {
                     diagnosis.plugins.insert(plugin);
@@ -262,15 +266,15 @@ impl Evaluator {
                 }
             });
         }
-        if !nominations.is_empty() {
+        if !world.nominations.is_empty() {
             let mut kept = Vec::with_capacity(feasible.len());
             for &node in &feasible {
-                let name = snapshot.columns.name[node.index()].clone();
-                if nominations.yields_to(&name, &pod.uid, pod.class.priority).next().is_none() {
+                let name = world.snapshot.columns.name[node.index()].clone();
+                if world.nominations.yields_to(&name, &pod.uid, pod.class.priority).next().is_none() {
                     kept.push(node);
                     continue;
                 }
-                match self.trial(snapshot, objects, nominations, pod, lives, node) {
+                match self.trial(world, pod, lives, node) {
                     Ok(()) => kept.push(node),
                     Err((plugin, rejection)) => {
                         diagnosis.plugins.insert(plugin);
@@ -296,28 +300,26 @@ impl Evaluator {
     /// be with the nominated pods that this one must yield to.
     pub fn trial(
         &self,
-        snapshot: &mut Snapshot,
-        objects: &Objects,
-        nominations: &Nominations,
+        world: &mut World<'_>,
         pod: &Candidate,
         lives: &Lives,
         node: NodeId,
     ) -> Result<(), (usize, Rejection)> {
-        let name = snapshot.columns.name[node.index()].clone();
-        let yields: Vec<Class> = nominations.yields_to(&name, &pod.uid, pod.class.priority).cloned().collect();
+        let name = world.snapshot.columns.name[node.index()].clone();
+        let yields: Vec<Class> = world.nominations.yields_to(&name, &pod.uid, pod.class.priority).cloned().collect();
         if !yields.is_empty() {
             let mut lives = lives.clone();
             for class in &yields {
-                snapshot.shift(class, &class.shape.0.usage, node, 1);
-                lives.pod_changed(View { snapshot, objects }, &pod.class, class, node, true);
+                world.snapshot.shift(class, &class.shape.0.usage, node, 1);
+                lives.pod_changed(world.view(), &pod.class, class, node, true);
             }
-            let result = self.check(View { snapshot, objects }, pod, &lives, node);
+            let result = self.check(world.view(), pod, &lives, node);
             for class in &yields {
-                snapshot.shift(class, &class.shape.0.usage, node, -1);
+                world.snapshot.shift(class, &class.shape.0.usage, node, -1);
             }
             result?;
         }
-        self.check(View { snapshot, objects }, pod, lives, node)
+        self.check(world.view(), pod, lives, node)
     }
 
     fn check(&self, view: View<'_>, pod: &Candidate, lives: &Lives, node: NodeId) -> Result<(), (usize, Rejection)> {
@@ -342,13 +344,13 @@ impl Evaluator {
         self.totals.clear();
         self.totals.extend(self.feasible.iter().map(|node| rows.plain(*node)));
         for (normalize, weight, column) in rows.normalized() {
-            let greatest = self.feasible.iter().map(|node| column[node.index()]).max().unwrap_or(0);
+            let greatest = i64::from(self.feasible.iter().map(|node| column[node.index()]).max().unwrap_or(0));
             if greatest == 0 {
                 // Nothing to tell apart: every node gets the same.
                 continue;
             }
             for (node, total) in self.feasible.iter().zip(&mut self.totals) {
-                let score = MAX_SCORE * column[node.index()] / greatest;
+                let score = MAX_SCORE * i64::from(column[node.index()]) / greatest;
                 let score = if normalize == Normalize::ByGreatestReversed { MAX_SCORE - score } else { score };
                 *total += weight * score;
             }

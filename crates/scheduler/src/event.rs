@@ -48,8 +48,6 @@ pub enum Event {
     PodDeleted(EventPod),
     /// An object that volumes depend on came or changed.
     Storage(StorageChange),
-    /// Nothing helped for so long that it is tried anyway.
-    Timeout,
 }
 
 impl Event {
@@ -59,20 +57,6 @@ impl Event {
             Self::NodeAdded(new) => Some((None, new)),
             Self::NodeUpdated { old, new } => Some((Some(old), new)),
             _ => None,
-        }
-    }
-
-    /// Upstream's label of the event, for metrics.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::NodeAdded(_) => "NodeAdd",
-            Self::NodeUpdated { .. } => "NodeUpdate",
-            Self::NodeDeleted(_) => "NodeDelete",
-            Self::PodAdded(_) => "AssignedPodAdd",
-            Self::PodUpdated { .. } => "AssignedPodUpdate",
-            Self::PodDeleted(_) => "AssignedPodDelete",
-            Self::Storage(_) => "StorageChange",
-            Self::Timeout => "UnschedulableTimeout",
         }
     }
 }

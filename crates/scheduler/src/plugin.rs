@@ -32,11 +32,6 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// Removing pods may help.
-    pub const fn new_static(reasons: Vec<Cow<'static, str>>) -> Self {
-        Self { unresolvable: false, reasons }
-    }
-
     /// One reason; removing pods may help.
     pub fn resolvable(reason: impl Into<Cow<'static, str>>) -> Self {
         Self { unresolvable: false, reasons: vec![reason.into()] }

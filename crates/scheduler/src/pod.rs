@@ -46,8 +46,8 @@ impl std::fmt::Display for PodKey {
 /// What rules about one node and one pod read.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Shape {
-    /// Resources.
-    pub usage: Usage,
+    /// Resources, shared with the pods that take just that.
+    pub usage: Arc<Usage>,
     /// `spec.nodeName`, empty for a pod that waits for a node.
     pub node_name: String,
     /// Node selector and required node affinity.
@@ -442,7 +442,7 @@ fn shape_of(spec: &core::PodSpec) -> Shape {
     ports.sort();
     ports.dedup();
     Shape {
-        usage: Usage::of_pending(spec),
+        usage: Arc::new(Usage::of_pending(spec)),
         node_name: spec.node_name.clone().unwrap_or_default(),
         selection: NodeSelection::of_pod(spec),
         preferred: preferred

@@ -142,7 +142,15 @@ impl Cycle {
                 return false;
             }
             let now = self.shared.now();
-            let Some(step) = self.shared.with(|core| core.next(now)) else { return false };
+            let decided = self.shared.with(|core| {
+                let started = Instant::now();
+                let step = core.next(now);
+                if step.is_some() {
+                    core.counters().algorithm.observe(started.elapsed());
+                }
+                step
+            });
+            let Some(step) = decided else { return false };
             self.send(match step {
                 Step::Bind { pod, node } => Job::Bind { pod, node },
                 Step::Report(report) => Job::Report(report),

@@ -487,14 +487,14 @@ fn a_hard_constraint_keeps_the_zones_even() {
     let mut cluster = Cluster::new(&[zone("a", "1"), zone("b", "1"), zone("c", "2")]);
     let constraint = json!([{"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule",
         "labelSelector": {"matchLabels": {"app": "web"}}}]);
-    let mut in_zones = [0, 0];
+    let mut in_zones = [0_i32, 0];
     for number in 0..6 {
         cluster.pod(labelled(&format!("p{number}"), "web", json!({"topologySpreadConstraints": constraint})));
         match cluster.run().as_slice() {
             [Seen::Bound(_, node)] => in_zones[usize::from(node == "c")] += 1,
             other => panic!("expected a binding, got {other:?}"),
         }
-        assert!((in_zones[0] - in_zones[1] as i32).abs() <= 1);
+        assert!((in_zones[0] - in_zones[1]).abs() <= 1);
     }
     assert_eq!(in_zones, [3, 3]);
 }
@@ -575,7 +575,8 @@ fn probe_outcome(cluster: &mut Cluster, probe: &Value) -> (Vec<String>, usize) {
     let class = cluster.core.classes.classify(&pod);
     let candidate = Candidate { uid: "probe".into(), class, nominated: None };
     let core = &mut cluster.core;
-    match core.evaluator.decide(&mut core.snapshot, &core.objects, &core.nominations, &candidate) {
+    let mut world = World { snapshot: &mut core.snapshot, objects: &core.objects, nominations: &core.nominations };
+    match core.evaluator.decide(&mut world, &candidate) {
         Ok(_) => {
             let mut scored: Vec<String> = core
                 .evaluator

@@ -10,8 +10,8 @@ use crate::pod::Shape;
 use crate::snapshot::{Change, NodeId, Snapshot};
 use crate::table::Entry;
 
-/// Shapes kept. A cluster deploys few at a time; each costs 16 to 32 bytes a node.
-const KEPT_SHAPES: usize = 32;
+/// Shapes kept. A cluster deploys few at a time; each costs 10 to 14 bytes a node.
+const KEPT_SHAPES: usize = 64;
 /// Code of a row without a node.
 const ABSENT: u16 = u16::MAX;
 /// Code of a row that does.
@@ -42,7 +42,7 @@ struct Normalized {
     plugin: usize,
     normalize: Normalize,
     weight: i64,
-    raw: Vec<i64>,
+    raw: Vec<i32>,
 }
 
 impl RowCache {
@@ -175,7 +175,7 @@ impl Rows {
             match self.normalized.iter_mut().find(|column| column.plugin == plugin) {
                 Some(column) => {
                     for (node, score) in nodes.iter().zip(&scores) {
-                        column.raw[node.index()] = *score;
+                        column.raw[node.index()] = *score as i32;
                     }
                 }
                 None => {
@@ -215,7 +215,7 @@ impl Rows {
     }
 
     /// Raw scores that are normalised over the feasible nodes, with weights.
-    pub(super) fn normalized(&self) -> impl Iterator<Item = (Normalize, i64, &[i64])> + '_ {
+    pub(super) fn normalized(&self) -> impl Iterator<Item = (Normalize, i64, &[i32])> + '_ {
         self.normalized.iter().map(|column| (column.normalize, column.weight, column.raw.as_slice()))
     }
 }

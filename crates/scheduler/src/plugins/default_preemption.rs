@@ -5,10 +5,9 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use crate::evaluate::{Candidate, Diagnosis, Evaluator, Lives};
-use crate::nominations::Nominations;
+use crate::evaluate::{Candidate, Diagnosis, Evaluator, Lives, World};
 use crate::objects::Objects;
-use crate::plugin::{Plugin, Rejection, View};
+use crate::plugin::{Plugin, Rejection};
 use crate::snapshot::{NodeId, PodRow, Snapshot};
 
 /// At least so many nodes with victims are compared, if there are as many.
@@ -49,18 +48,11 @@ pub struct Victims {
 }
 
 /// Chooses the victims for a pod that `diagnosis` speaks of.
-pub fn preempt(
-    evaluator: &mut Evaluator,
-    snapshot: &mut Snapshot,
-    objects: &Objects,
-    nominations: &Nominations,
-    pod: &Candidate,
-    diagnosis: &Diagnosis,
-) -> Preemption {
-    if let Some(reason) = ineligible(snapshot, pod, diagnosis) {
+pub fn preempt(evaluator: &mut Evaluator, world: &mut World<'_>, pod: &Candidate, diagnosis: &Diagnosis) -> Preemption {
+    if let Some(reason) = ineligible(world.snapshot, pod, diagnosis) {
         return Preemption::NotEligible(reason);
     }
-    let nodes = diagnosis.resolvable(snapshot);
+    let nodes = diagnosis.resolvable(world.snapshot);
     let mut failures = Diagnosis {
         node_count: diagnosis.node_count,
         absent: Some(Rejection::unresolvable("Preemption is not helpful for scheduling")),
@@ -68,9 +60,9 @@ pub fn preempt(
     };
     let wanted = (nodes.len() * MIN_CANDIDATES_PERCENT / 100).max(MIN_CANDIDATES);
     let mut found: Vec<Victims> = Vec::new();
-    let lives = evaluator.lives_for(snapshot, objects, &pod.class).unwrap_or_default();
+    let lives = evaluator.lives_for(world.snapshot, world.objects, &pod.class).unwrap_or_default();
     for node in nodes {
-        let mut trial = Trial { evaluator, snapshot, objects, nominations, pod, lives: lives.clone(), node };
+        let mut trial = Trial { evaluator, world: &mut *world, pod, lives: lives.clone(), node };
         match trial.select_victims() {
             Ok(victims) => {
                 found.push(victims);
@@ -111,24 +103,22 @@ fn cost(victims: &Victims) -> (usize, i32, i64, usize, Reverse<i64>) {
     (victims.violations, greatest, sum, pods.len(), Reverse(start))
 }
 
-struct Trial<'a> {
+struct Trial<'a, 'w> {
     evaluator: &'a Evaluator,
-    snapshot: &'a mut Snapshot,
-    objects: &'a Objects,
-    nominations: &'a Nominations,
+    world: &'a mut World<'w>,
     pod: &'a Candidate,
     lives: Lives,
     node: NodeId,
 }
 
-impl Trial<'_> {
+impl Trial<'_, '_> {
     /// Takes all less important pods off, then lets as many as possible stay,
     /// protected ones and then important ones first. The snapshot is as before
     /// when it returns.
     fn select_victims(&mut self) -> Result<Victims, Rejection> {
-        let mut potential: Vec<PodRow> = self.snapshot.columns.pods[self.node.index()]
+        let mut potential: Vec<PodRow> = self.world.snapshot.columns.pods[self.node.index()]
             .iter()
-            .map(|id| self.snapshot.pod(*id))
+            .map(|id| self.world.snapshot.pod(*id))
             .filter(|other| other.class.priority < self.pod.class.priority)
             .cloned()
             .collect();
@@ -145,7 +135,7 @@ impl Trial<'_> {
             return Err(rejection);
         }
         potential.sort_by_key(importance);
-        let (protected, free) = split_by_budgets(potential, self.objects);
+        let (protected, free) = split_by_budgets(potential, self.world.objects);
         let protected_count = protected.len();
         let mut violations = 0;
         let mut pods = Vec::new();
@@ -168,14 +158,13 @@ impl Trial<'_> {
     }
 
     fn fits(&mut self) -> Result<(), Rejection> {
-        let result =
-            self.evaluator.trial(self.snapshot, self.objects, self.nominations, self.pod, &self.lives, self.node);
+        let result = self.evaluator.trial(self.world, self.pod, &self.lives, self.node);
         result.map_err(|(_, rejection)| rejection)
     }
 
     fn shift(&mut self, other: &PodRow, added: bool) {
-        self.snapshot.shift(&other.class, &other.usage, self.node, if added { 1 } else { -1 });
-        let view = View { snapshot: self.snapshot, objects: self.objects };
+        self.world.snapshot.shift(&other.class, &other.usage, self.node, if added { 1 } else { -1 });
+        let view = self.world.view();
         self.lives.pod_changed(view, &self.pod.class, &other.class, self.node, added);
     }
 }

@@ -107,11 +107,16 @@ impl Lacking {
 
 /// Percent of a resource that stays free; none if the node has nothing of it.
 fn left(requested: i64, allocatable: i64) -> Option<i64> {
-    match allocatable {
-        0 => None,
-        _ if requested > allocatable => Some(0),
-        _ => Some((i128::from(allocatable - requested) * i128::from(MAX_SCORE) / i128::from(allocatable)) as i64),
+    if allocatable == 0 {
+        return None;
     }
+    let free = allocatable - requested;
+    Some(match free.checked_mul(MAX_SCORE) {
+        _ if free < 0 => 0,
+        Some(product) => product / allocatable,
+        // Beyond 90 petabytes; wide division is too slow for every node.
+        None => (i128::from(free) * i128::from(MAX_SCORE) / i128::from(allocatable)) as i64,
+    })
 }
 
 fn fits_empty(wanted: &Resources, node: &NodeFacts) -> bool {
