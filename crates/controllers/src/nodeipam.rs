@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn the_first_free_network_is_given() {
-        let network = |text| Network::parse(text).unwrap();
+        let network = |text: &str| Network::parse(text).unwrap();
         let check = |cluster, mask, taken: &[&str], expected: Option<&str>| {
             let taken: Vec<_> = taken.iter().map(|taken| network(taken)).collect();
             assert_eq!(free(network(cluster), mask, &taken).map(|free| free.to_string()).as_deref(), expected);
