@@ -36,7 +36,7 @@ impl Network {
             IpAddr::V4(address) => u128::from(u32::from(address)),
             IpAddr::V6(address) => u128::from(address),
         };
-        (prefix <= if is_ipv6 { 128 } else { 32 }).then_some(Self { address, prefix, is_ipv6 }.trimmed())
+        (prefix <= if is_ipv6 { 128 } else { 32 }).then(|| Self { address, prefix, is_ipv6 }.trimmed())
     }
 
     fn bits(self) -> u8 {
