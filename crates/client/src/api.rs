@@ -137,10 +137,7 @@ pub struct DeleteParams {
 impl DeleteParams {
     /// In the background, and only the object with this uid.
     pub fn uid(uid: impl Into<String>) -> Self {
-        Self {
-            preconditions: Some(Preconditions { uid: Some(uid.into()), resource_version: None }),
-            ..Self::default()
-        }
+        Self { preconditions: Some(Preconditions { uid: Some(uid.into()), resource_version: None }), ..Self::default() }
     }
 
     fn body(&self) -> Value {
@@ -238,10 +235,7 @@ impl<K: DeserializeOwned> Api<K> {
     }
 
     /// One page of the collection.
-    pub fn list(
-        &self,
-        params: &ListParams,
-    ) -> impl Future<Output = Result<List<K>, ClientError>> + Send + use<K> {
+    pub fn list(&self, params: &ListParams) -> impl Future<Output = Result<List<K>, ClientError>> + Send + use<K> {
         let limit = params.limit.map(|limit| limit.to_string());
         let url = Url::new(self.path.clone())
             .param("labelSelector", params.label_selector.as_deref())
@@ -251,8 +245,7 @@ impl<K: DeserializeOwned> Api<K> {
             .param("resourceVersion", params.resource_version.as_deref());
         // The server tells a list of metadata from the metadata of an object.
         let accept = if self.accept == METADATA { METADATA_LIST } else { self.accept };
-        let fetched = Self { accept, ..self.clone() }.fetch::<List<K>, ()>(Method::GET, url, None);
-        async move { fetched.await }
+        Self { accept, ..self.clone() }.fetch::<List<K>, ()>(Method::GET, url, None)
     }
 
     /// Changes by patch. The object must exist unless the patch is an apply.
@@ -275,11 +268,9 @@ impl<K: DeserializeOwned> Api<K> {
             Patch::Merge(body) => (url, body, "application/merge-patch+json"),
             Patch::Strategic(body) => (url, body, "application/strategic-merge-patch+json"),
             Patch::Json(body) => (url, body, "application/json-patch+json"),
-            Patch::Apply { value, manager, force } => (
-                url.param("fieldManager", Some(manager)).flag("force", *force),
-                value,
-                "application/apply-patch+yaml",
-            ),
+            Patch::Apply { value, manager, force } => {
+                (url.param("fieldManager", Some(manager)).flag("force", *force), value, "application/apply-patch+yaml")
+            }
         };
         self.fetch(Method::PATCH, url, Some((body, content_type))).await
     }
@@ -305,8 +296,7 @@ impl<K: DeserializeOwned> Api<K> {
         let url = Url::new(self.path.clone())
             .param("labelSelector", select.label_selector.as_deref())
             .param("fieldSelector", select.field_selector.as_deref());
-        let (request, response) =
-            self.send(Method::DELETE, url, Some((&params.body(), "application/json"))).await?;
+        let (request, response) = self.send(Method::DELETE, url, Some((&params.body(), "application/json"))).await?;
         collect(&request, response.into_body(), RESPONSE_LIMIT_BYTES).await?;
         Ok(())
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use ::api::gvk::GroupVersionResource;
 use bytes::Bytes;
-use k8s_openapi::{Metadata, Resource};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::{Metadata, Resource};
 use serde_json::Value;
 
 use crate::api::Api;

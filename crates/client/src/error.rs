@@ -110,11 +110,8 @@ impl ClientError {
     /// The namespace is going away, so nothing can be created in it.
     pub fn is_namespace_terminating(&self) -> bool {
         self.is_forbidden()
-            && self
-                .status()
-                .and_then(|status| status.details.as_ref())
-                .is_some_and(|details| {
-                    details.causes.iter().any(|cause| cause.reason.as_deref() == Some("NamespaceTerminating"))
-                })
+            && self.status().and_then(|status| status.details.as_ref()).is_some_and(|details| {
+                details.causes.iter().any(|cause| cause.reason.as_deref() == Some("NamespaceTerminating"))
+            })
     }
 }

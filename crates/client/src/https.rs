@@ -3,9 +3,9 @@
 
 mod credentials;
 mod pool;
-mod tls;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::sync::Arc;
 

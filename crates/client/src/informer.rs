@@ -48,19 +48,15 @@ impl ObjectKey {
     /// The key of an object; absent parts are empty.
     pub fn of<K: Metadata<Ty = ObjectMeta>>(object: &K) -> Self {
         let metadata = object.metadata();
-        Self::new(
-            metadata.namespace.as_deref().unwrap_or_default(),
-            metadata.name.as_deref().unwrap_or_default(),
-        )
+        Self::new(metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
     }
 
     /// The key of the object that owns this one as its controller, if that is
     /// of this kind.
     pub fn of_controller<K: Metadata<Ty = ObjectMeta>>(object: &K, api_version: &str, kind: &str) -> Option<Self> {
         let owner = controller_of(object)?;
-        (owner.kind == kind && group(&owner.api_version) == group(api_version)).then(|| {
-            Self::new(object.metadata().namespace.as_deref().unwrap_or_default(), owner.name.as_str())
-        })
+        (owner.kind == kind && group(&owner.api_version) == group(api_version))
+            .then(|| Self::new(object.metadata().namespace.as_deref().unwrap_or_default(), owner.name.as_str()))
     }
 }
 
@@ -131,7 +127,6 @@ impl<K> Clone for Informer<K> {
 /// Keeps an [`Informer`] current. Its owner runs it.
 #[must_use = "an informer is empty until its task runs"]
 pub struct InformerTask {
-    #[expect(clippy::type_complexity, reason = "one use; a name would say less")]
     run: Box<dyn FnOnce(CancellationToken) -> futures_util::future::BoxFuture<'static, ()> + Send>,
 }
 

@@ -74,7 +74,12 @@ impl Election {
     }
 
     /// None at shutdown.
-    async fn acquire(&self, api: &Api<Lease>, informer: &Informer<Lease>, shutdown: &CancellationToken) -> Option<Lease> {
+    async fn acquire(
+        &self,
+        api: &Api<Lease>,
+        informer: &Informer<Lease>,
+        shutdown: &CancellationToken,
+    ) -> Option<Lease> {
         tokio::select! {
             () = shutdown.cancelled() => None,
             lease = self.take(api, informer) => Some(lease),

@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn names_and_values_are_encoded() {
-        let url = Url::new("/api/v1").segment("a b").param("labelSelector", Some("app=x,tier in (a)")).param("limit", None);
+        let url =
+            Url::new("/api/v1").segment("a b").param("labelSelector", Some("app=x,tier in (a)")).param("limit", None);
         assert_eq!(url.finish(), "/api/v1/a%20b?labelSelector=app%3Dx%2Ctier%20in%20%28a%29");
     }
 }

@@ -200,4 +200,3 @@ impl<K: Object, S: Sink<K>> Reflector<K, S> {
         object
     }
 }
-

@@ -85,11 +85,7 @@ where
 
     /// Keys to look at after each change of this informer's objects. `map` is
     /// called in order of changes; it may also note them elsewhere.
-    pub fn watches<K, I>(
-        mut self,
-        informer: &Informer<K>,
-        mut map: impl FnMut(&Delta<K>) -> I + Send + 'static,
-    ) -> Self
+    pub fn watches<K, I>(mut self, informer: &Informer<K>, mut map: impl FnMut(&Delta<K>) -> I + Send + 'static) -> Self
     where
         K: Object,
         I: IntoIterator<Item = Q, IntoIter: Send>,

@@ -49,7 +49,9 @@ fn set_keys(delta: &Delta<ReplicaSet>, deployments: &Informer<Deployment>) -> Ve
         let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
         for deployment in deployments.in_namespace(namespace) {
             let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
-            if Selector::from_label_selector(selector).is_ok_and(|selector| !selector.is_empty() && selects(&selector, &set.metadata)) {
+            if Selector::from_label_selector(selector)
+                .is_ok_and(|selector| !selector.is_empty() && selects(&selector, &set.metadata))
+            {
                 keys.push(ObjectKey::of(&*deployment));
             }
         }

@@ -3,8 +3,6 @@
 
 mod apply;
 mod plan;
-#[cfg(test)]
-mod tests;
 
 use client::{Controller, Delta, ObjectKey};
 use k8s_openapi::api::discovery::v1::EndpointSlice;

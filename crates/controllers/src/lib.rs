@@ -8,13 +8,13 @@
 mod claim;
 mod clock;
 mod context;
+mod discovery;
 mod informers;
 mod intstr;
 mod pods;
 mod services;
 mod taints;
 mod template;
-mod discovery;
 
 mod deployment;
 mod endpoints;

@@ -36,7 +36,7 @@ impl Network {
             IpAddr::V4(address) => u128::from(u32::from(address)),
             IpAddr::V6(address) => u128::from(address),
         };
-        (prefix <= if is_ipv6 { 128 } else { 32 }).then_some(Self { address, prefix, is_ipv6 }.trimmed())
+        (prefix <= if is_ipv6 { 128 } else { 32 }).then(|| Self { address, prefix, is_ipv6 }.trimmed())
     }
 
     fn bits(self) -> u8 {
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn the_first_free_network_is_given() {
-        let network = |text| Network::parse(text).unwrap();
+        let network = |text: &str| Network::parse(text).unwrap();
         let check = |cluster, mask, taken: &[&str], expected: Option<&str>| {
             let taken: Vec<_> = taken.iter().map(|taken| network(taken)).collect();
             assert_eq!(free(network(cluster), mask, &taken).map(|free| free.to_string()).as_deref(), expected);

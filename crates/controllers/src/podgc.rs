@@ -57,11 +57,8 @@ async fn reconcile(context: Context, missing: Missing, key: ObjectKey) -> Result
         }
         return Ok(Action::Done);
     }
-    let since = *missing
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .entry(node_name.clone())
-        .or_insert_with(Instant::now);
+    let since =
+        *missing.lock().unwrap_or_else(PoisonError::into_inner).entry(node_name.clone()).or_insert_with(Instant::now);
     if let Some(left) = QUARANTINE.checked_sub(since.elapsed()).filter(|left| !left.is_zero()) {
         return Ok(Action::After(left));
     }

@@ -61,7 +61,9 @@ pub(crate) fn most_restarts(pod: &Pod) -> (i32, i32) {
     let regular = status.container_statuses.iter().flatten().map(|status| status.restart_count).max();
     let sidecars = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
     let is_sidecar = |name: &str| {
-        sidecars.clone().any(|container| container.name == name && container.restart_policy.as_deref() == Some("Always"))
+        sidecars
+            .clone()
+            .any(|container| container.name == name && container.restart_policy.as_deref() == Some("Always"))
     };
     let sidecar = status.init_container_statuses.iter().flatten();
     let sidecar = sidecar.filter(|status| is_sidecar(&status.name)).map(|status| status.restart_count).max();

@@ -39,7 +39,9 @@ fn keys(delta: &Delta<Pod>, sets: &Informer<ReplicaSet>) -> Vec<ObjectKey> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         for set in sets.in_namespace(namespace) {
             let selector = set.spec.as_ref().map(|spec| &spec.selector);
-            if Selector::from_label_selector(selector).is_ok_and(|selector| !selector.is_empty() && selects(&selector, &pod.metadata)) {
+            if Selector::from_label_selector(selector)
+                .is_ok_and(|selector| !selector.is_empty() && selects(&selector, &pod.metadata))
+            {
                 keys.push(ObjectKey::of(&*set));
             }
         }

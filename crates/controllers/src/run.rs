@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::informers::Informers;
-use crate::{deployment, endpoints, endpointslice, gc, namespace, nodeipam, nodelifecycle, nodettl, podgc, replicaset, rootca};
+use crate::{
+    deployment, endpoints, endpointslice, gc, namespace, nodeipam, nodelifecycle, nodettl, podgc, replicaset, rootca,
+};
 use crate::{serviceaccount, tainteviction, tokens};
 
 macro_rules! names {
@@ -40,7 +42,6 @@ macro_rules! names {
             }
 
             fn start(self, context: &Context, config: &ControllersConfig, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
-                #[expect(clippy::type_complexity, reason = "one use; a name would say less")]
                 let start: fn(&Context, &ControllersConfig, CancellationToken) -> BoxFuture<'static, ()> = match self {
                     $(Name::$name => $start,)*
                 };

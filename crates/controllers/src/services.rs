@@ -92,9 +92,9 @@ pub(crate) fn of_pod(delta: &Delta<Pod>, services: &Informer<Service>) -> Vec<Ob
     labels.extend(delta.old().map(|old| old.metadata.labels.as_ref()).filter(|old| *old != labels[0]));
     let mut services = services.in_namespace(namespace);
     services.retain(|service| {
-        selecting(service).and_then(|spec| spec.selector.as_ref()).is_some_and(|selector| {
-            labels.iter().any(|labels| matches(selector, *labels))
-        })
+        selecting(service)
+            .and_then(|spec| spec.selector.as_ref())
+            .is_some_and(|selector| labels.iter().any(|labels| matches(selector, *labels)))
     });
     services.iter().map(|service| ObjectKey::of(&**service)).collect()
 }

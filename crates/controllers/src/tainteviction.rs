@@ -72,7 +72,10 @@ async fn evict(context: &Context, pod: &Pod, key: &ObjectKey) -> Result<(), Erro
     context.recorder.normal(pod, "TaintManagerEviction", format!("Marking for deletion Pod {key}"));
     let message = "Taint manager: deleting due to NoExecute taint";
     let api = context.client.of(pod);
-    let result = match api.patch_status(&key.name, &Patch::Strategic(disruption(pod, "DeletionByTaintManager", message))).await {
+    let result = match api
+        .patch_status(&key.name, &Patch::Strategic(disruption(pod, "DeletionByTaintManager", message)))
+        .await
+    {
         Ok(_) => api.delete(&key.name, &DeleteParams::uid(pod.metadata.uid.clone().unwrap_or_default())).await,
         Err(error) => Err(error),
     };

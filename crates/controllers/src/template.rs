@@ -1,9 +1,9 @@
 //! From a pod template to a pod, and the name of a template's version.
 
+use k8s_openapi::Metadata;
 use k8s_openapi::Resource;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use k8s_openapi::Metadata;
 
 /// Letters of generated names: no vowels, nothing that looks like another.
 const SAFE_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";

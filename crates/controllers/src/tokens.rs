@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use client::{Action, Controller, Delta, DeleteParams, Informer, ObjectKey};
+use client::{Action, Controller, DeleteParams, Delta, Informer, ObjectKey};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use serde_json::{Value, json};
@@ -81,7 +81,8 @@ async fn reconcile(context: Context, contents: Contents, key: ObjectKey) -> Resu
         Some(account) => Some((*account).clone()),
         None => context.client.namespaced::<ServiceAccount>(&key.namespace).get_opt(&name).await?,
     };
-    let wanted_uid = secret.metadata.annotations.as_ref().and_then(|all| all.get(ACCOUNT_UID)).filter(|uid| !uid.is_empty());
+    let wanted_uid =
+        secret.metadata.annotations.as_ref().and_then(|all| all.get(ACCOUNT_UID)).filter(|uid| !uid.is_empty());
     let account = account.filter(|account| wanted_uid.is_none_or(|uid| account.metadata.uid.as_ref() == Some(uid)));
     let api = context.client.namespaced::<Secret>(&key.namespace);
     let Some(account) = account else {

@@ -63,7 +63,8 @@ impl Correlator {
     /// The event's key and what to do with it.
     pub(super) fn observe(&mut self, mut event: Event) -> (u64, Verdict) {
         let now = Instant::now();
-        let mut key = hash(&[&about(&event), text(&event.reason), text(&event.message), text(&event.involved_object.field_path)]);
+        let mut key =
+            hash(&[&about(&event), text(&event.reason), text(&event.message), text(&event.involved_object.field_path)]);
         let group = hash(&[&about(&event), text(&event.reason)]);
         let similar = self.similar.entry(group, || Similar { messages: HashSet::new(), last: now });
         if now.duration_since(similar.last) > SIMILAR_INTERVAL {
@@ -215,9 +216,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_object_gets_25_events_then_one_in_five_minutes() {
         let mut correlator = Correlator::default();
-        let mut skipped = |n: usize| {
-            (0..n).filter(|_| matches!(correlator.observe(event("a", "x")).1, Verdict::Skip)).count()
-        };
+        let mut skipped =
+            |n: usize| (0..n).filter(|_| matches!(correlator.observe(event("a", "x")).1, Verdict::Skip)).count();
         assert_eq!(skipped(30), 5);
         tokio::time::advance(REFILL).await;
         assert_eq!(skipped(3), 2);

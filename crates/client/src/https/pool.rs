@@ -112,7 +112,6 @@ impl Pool {
     }
 
     /// The inner error says that the request never left.
-    #[expect(clippy::type_complexity, reason = "one use; a name would say less")]
     async fn attempt(
         &self,
         request: Request<Full<Bytes>>,

@@ -30,7 +30,12 @@ pub(super) struct Copy<K> {
 impl<K> Default for State<K> {
     fn default() -> Self {
         let copy = Copy { objects: BTreeMap::new(), subscribers: Vec::new() };
-        Self { copy: RwLock::new(copy), synced: watch::Sender::new(false), reached: watch::Sender::new(0), wrote: AtomicU64::new(0) }
+        Self {
+            copy: RwLock::new(copy),
+            synced: watch::Sender::new(false),
+            reached: watch::Sender::new(0),
+            wrote: AtomicU64::new(0),
+        }
     }
 }
 

@@ -219,8 +219,8 @@ impl Kubeconfig {
     /// Reads one file as it is, to change and write it. An empty file is an
     /// empty configuration.
     pub fn read_raw(path: &Path) -> Result<Kubeconfig, KubeconfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| KubeconfigError::Read { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| KubeconfigError::Read { path: path.to_owned(), source })?;
         let value: Option<Kubeconfig> = serde_yaml_ng::from_str(&text)
             .map_err(|source| KubeconfigError::Parse { path: path.to_owned(), source })?;
         Ok(value.unwrap_or_default())
@@ -313,7 +313,8 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     let new = beside(&format!(".{}.new", std::process::id()));
     let result = (|| {
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&new)?;
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&new)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&new, path)?;

@@ -16,7 +16,10 @@ async fn a_silent_leader_is_replaced_when_its_lease_runs_out_and_shutdown_releas
     let fake = Fake::default();
     let events = fake.answer_watch();
     events.send("ADDED", lease("other", 1));
-    events.send("BOOKMARK", json!({"metadata": {"resourceVersion": "1", "annotations": {"k8s.io/initial-events-end": "true"}}}));
+    events.send(
+        "BOOKMARK",
+        json!({"metadata": {"resourceVersion": "1", "annotations": {"k8s.io/initial-events-end": "true"}}}),
+    );
     fake.answer(200, lease("me", 2));
     fake.answer(200, lease("me", 3));
     fake.answer(200, lease("", 4));
@@ -47,7 +50,10 @@ async fn a_silent_leader_is_replaced_when_its_lease_runs_out_and_shutdown_releas
 async fn a_leader_whose_lease_was_taken_stops() {
     let fake = Fake::default();
     let events = fake.answer_watch();
-    events.send("BOOKMARK", json!({"metadata": {"resourceVersion": "1", "annotations": {"k8s.io/initial-events-end": "true"}}}));
+    events.send(
+        "BOOKMARK",
+        json!({"metadata": {"resourceVersion": "1", "annotations": {"k8s.io/initial-events-end": "true"}}}),
+    );
     fake.answer(201, lease("me", 2));
     fake.answer(409, json!({"kind": "Status", "code": 409, "reason": "Conflict"}));
     fake.answer(200, lease("other", 3));

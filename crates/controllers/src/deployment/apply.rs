@@ -24,10 +24,8 @@ pub(super) async fn reconcile(context: Context, key: ObjectKey) -> Result<Action
     let Some(deployment) = informers.deployments.get(&key) else { return Ok(Action::Done) };
     let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
     if selector == Some(&LabelSelector::default()) {
-        let event = Event::warning(
-            "SelectingAll",
-            "This deployment is selecting all pods. A non-empty selector is required.",
-        );
+        let event =
+            Event::warning("SelectingAll", "This deployment is selecting all pods. A non-empty selector is required.");
         record(&context, &deployment, event);
         return Ok(Action::Done);
     }
@@ -92,7 +90,12 @@ async fn carry_out(context: &Context, deployment: &Deployment, step: Step) -> Re
     }
 }
 
-async fn create(context: &Context, deployment: &Deployment, set: &ReplicaSet, event: Option<Event>) -> Result<(), Error> {
+async fn create(
+    context: &Context,
+    deployment: &Deployment,
+    set: &ReplicaSet,
+    event: Option<Event>,
+) -> Result<(), Error> {
     let api = context.client.of(set);
     let name = set.metadata.name.clone().unwrap_or_default();
     let error = match api.create(set).await {

@@ -4,16 +4,16 @@
 //! One call plans one round, as far as it can be known before its writes are
 //! seen: the next round starts when they are.
 
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet, ReplicaSetSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use client::events::EventType;
 use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet, ReplicaSetSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::conditions::{self, PAUSED, PROGRESSING, Sets, TIMED_OUT};
 use super::rollback;
 use super::sets::{
-    DESIRED_REPLICAS, HASH_LABEL, REVISION, annotate_new, annotate_sizes, by_age, by_revision, name_of, position_of_new,
-    replicas_of, revision,
+    DESIRED_REPLICAS, HASH_LABEL, REVISION, annotate_new, annotate_sizes, by_age, by_revision, name_of,
+    position_of_new, replicas_of, revision,
 };
 use super::sizes::{desired, is_saturated, max_surge, max_unavailable, new_size, number, proportion};
 use crate::template::{controller_reference, hash};
@@ -78,12 +78,25 @@ pub(super) fn is_rolling(deployment: &Deployment) -> bool {
 pub(super) fn plan(observed: Observed, now: Timestamp) -> Plan {
     let Observed { deployment, mut sets, living_pods } = observed;
     sets.sort_by(by_age);
-    let round = Round { before: deployment.clone(), deployment, original: sets.clone(), sets, new: None, steps: Vec::new(), now };
+    let round = Round {
+        before: deployment.clone(),
+        deployment,
+        original: sets.clone(),
+        sets,
+        new: None,
+        steps: Vec::new(),
+        now,
+    };
     round.run(&living_pods)
 }
 
 /// The status after the newest set could not be made, and the event for it.
-pub(super) fn create_failed(deployment: &Deployment, name: &str, error: &str, now: Timestamp) -> (Option<DeploymentStatus>, Event) {
+pub(super) fn create_failed(
+    deployment: &Deployment,
+    name: &str,
+    error: &str,
+    now: Timestamp,
+) -> (Option<DeploymentStatus>, Event) {
     const REASON: &str = "ReplicaSetCreateError";
     let message = format!("Failed to create new replica set {name:?}: {error}");
     let status = conditions::has_deadline(deployment).then(|| {

@@ -115,7 +115,8 @@ fn remember(annotations: &mut BTreeMap<String, String>, old: &str) {
     }
     let mut revisions: Vec<&str> = history.split(',').collect();
     revisions.push(old);
-    let length = |revisions: &[&str]| revisions.iter().map(|revision| revision.len() + 1).sum::<usize>().saturating_sub(1);
+    let length =
+        |revisions: &[&str]| revisions.iter().map(|revision| revision.len() + 1).sum::<usize>().saturating_sub(1);
     while revisions.len() > 1 && length(&revisions) > HISTORY_LIMIT_BYTES {
         revisions.remove(0);
     }

@@ -17,9 +17,7 @@ fn bounds(deployment: &Deployment) -> (i32, i32) {
     let strategy = deployment.spec.as_ref().and_then(|spec| spec.strategy.as_ref());
     let rolling = strategy.and_then(|strategy| strategy.rolling_update.clone()).unwrap_or_default();
     let total = desired(deployment);
-    let resolve = |value: Option<IntOrString>, round| {
-        value.and_then(|value| scaled(&value, total, round)).unwrap_or(0)
-    };
+    let resolve = |value: Option<IntOrString>, round| value.and_then(|value| scaled(&value, total, round)).unwrap_or(0);
     let surge = resolve(rolling.max_surge, Round::Up);
     let unavailable = resolve(rolling.max_unavailable, Round::Down);
     if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable) }

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{
-    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service,
-};
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::pods;
@@ -213,7 +211,8 @@ mod tests {
 
     #[test]
     fn a_thousand_addresses_are_the_most() {
-        let pods: Vec<_> = (0..1200).map(|n| pod(&n.to_string(), &format!("10.1.{}.{}", n / 250, n % 250), n % 2 == 0)).collect();
+        let pods: Vec<_> =
+            (0..1200).map(|n| pod(&n.to_string(), &format!("10.1.{}.{}", n / 250, n % 250), n % 2 == 0)).collect();
         let made = plan(&service(), &pods, None).unwrap();
         let subset = &made.subsets.as_ref().unwrap()[0];
         assert_eq!(subset.addresses.as_ref().unwrap().len(), 600);

@@ -73,7 +73,8 @@ fn trigger_time(observed: &Observed<'_>) -> Option<Timestamp> {
 fn families(service: &Service) -> Vec<&'static str> {
     let spec = service.spec.clone().unwrap_or_default();
     let listed = spec.ip_families.unwrap_or_default();
-    let families: Vec<_> = ["IPv4", "IPv6"].into_iter().filter(|family| listed.iter().any(|listed| listed == family)).collect();
+    let families: Vec<_> =
+        ["IPv4", "IPv6"].into_iter().filter(|family| listed.iter().any(|listed| listed == family)).collect();
     if !families.is_empty() {
         return families;
     }

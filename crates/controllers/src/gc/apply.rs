@@ -135,14 +135,15 @@ async fn owner_states(
 }
 
 /// What the server says of an owner that was not seen as it is named.
-async fn ask(context: &Context, collector: &Collector, node: &Snapshot, reference: &OwnerReference) -> Result<OwnerState, Error> {
+async fn ask(
+    context: &Context,
+    collector: &Collector,
+    node: &Snapshot,
+    reference: &OwnerReference,
+) -> Result<OwnerState, Error> {
     let owner = super::follow::owner(reference);
-    let identity = Identity {
-        group: owner.group,
-        kind: owner.kind,
-        namespace: node.identity.namespace.clone(),
-        name: owner.name,
-    };
+    let identity =
+        Identity { group: owner.group, kind: owner.kind, namespace: node.identity.namespace.clone(), name: owner.name };
     let resource = collector.resource(&identity)?;
     if resource.namespaced && identity.namespace.is_empty() {
         // See attempt: never on a guess.
@@ -213,7 +214,11 @@ async fn remove_finalizer(api: &Api<PartialObjectMetadata>, latest: &ObjectMeta,
 }
 
 /// Changes metadata of exactly this state. None if it has gone.
-async fn patch(api: &Api<PartialObjectMetadata>, latest: &ObjectMeta, mut change: Value) -> Result<Option<ObjectMeta>, Error> {
+async fn patch(
+    api: &Api<PartialObjectMetadata>,
+    latest: &ObjectMeta,
+    mut change: Value,
+) -> Result<Option<ObjectMeta>, Error> {
     change["resourceVersion"] = json!(latest.resource_version);
     change["uid"] = json!(latest.uid);
     let name = latest.name.as_deref().unwrap_or_default();

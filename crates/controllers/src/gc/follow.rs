@@ -89,7 +89,8 @@ impl Followers {
             .map(|resource| ((resource.gvr.group_version.group.clone(), resource.gvr.resource.clone()), resource))
             .collect();
         // What a server that does not answer serves is not gone.
-        let failed: HashSet<_> = discovered.failed.iter().filter_map(|text| GroupVersion::parse(text)).map(|gv| gv.group).collect();
+        let failed: HashSet<_> =
+            discovered.failed.iter().filter_map(|text| GroupVersion::parse(text)).map(|gv| gv.group).collect();
         self.stops.retain(|key, stop| {
             let stays = wanted.contains_key(key) || failed.contains(&key.0);
             if !stays {

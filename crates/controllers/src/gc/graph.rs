@@ -149,7 +149,9 @@ impl Graph {
 
     /// True if the owner is not what the dependent says.
     fn link(&mut self, owner: &Owner, dependent: &Uid, work: &mut Vec<Work>) -> bool {
-        let Some(namespace) = self.nodes.get(dependent).map(|node| node.identity.namespace.clone()) else { return false };
+        let Some(namespace) = self.nodes.get(dependent).map(|node| node.identity.namespace.clone()) else {
+            return false;
+        };
         let node = match self.nodes.get_mut(&owner.uid) {
             Some(node) => node,
             None => {
@@ -206,7 +208,9 @@ impl Graph {
             let Some((owner, namespace)) = names(&dependent).zip(namespace_of(&dependent)) else { continue };
             let its = named(&owner, &namespace);
             let is_cluster_wide = identity.namespace.is_empty();
-            if its == *identity || (is_cluster_wide && Identity { namespace: identity.namespace.clone(), ..its.clone() } == *identity) {
+            if its == *identity
+                || (is_cluster_wide && Identity { namespace: identity.namespace.clone(), ..its.clone() } == *identity)
+            {
                 matching.push(dependent);
             } else {
                 alternative.get_or_insert(its);

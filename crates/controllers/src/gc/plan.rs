@@ -26,10 +26,7 @@ pub(super) enum Decision {
     /// It has an owner, and names some that are not there or about to go.
     DropReferences(Vec<Uid>),
     /// It goes. With `unblock` it first stops holding up its owners.
-    Delete {
-        propagation: Propagation,
-        unblock: bool,
-    },
+    Delete { propagation: Propagation, unblock: bool },
 }
 
 /// `dependents` says of each whether it waits for its own dependents.

@@ -81,8 +81,9 @@ async fn empty(context: &Context, namespace: &Namespace) -> Outcome {
             if !discovered.failed.is_empty() {
                 let groups = discovered.failed.join(", ");
                 let count = discovered.failed.len();
-                outcome.discovery_failure =
-                    Some(format!("Discovery failed for some groups, {count} failing: unable to retrieve the complete list of server APIs: {groups}"));
+                outcome.discovery_failure = Some(format!(
+                    "Discovery failed for some groups, {count} failing: unable to retrieve the complete list of server APIs: {groups}"
+                ));
             }
             discovered.resources
         }
@@ -92,8 +93,8 @@ async fn empty(context: &Context, namespace: &Namespace) -> Outcome {
         }
     };
     let deletable = resources.into_iter().filter(|resource| resource.namespaced && resource.can("delete"));
-    let (pods, rest): (Vec<_>, Vec<_>) = deletable
-        .partition(|resource| resource.gvr.resource == "pods" && resource.gvr.group_version.group.is_empty());
+    let (pods, rest): (Vec<_>, Vec<_>) =
+        deletable.partition(|resource| resource.gvr.resource == "pods" && resource.gvr.group_version.group.is_empty());
     for resource in &pods {
         empty_one(context, namespace, name, resource, &mut outcome).await;
     }
@@ -148,7 +149,11 @@ async fn empty_one(context: &Context, namespace: &Namespace, name: &str, resourc
 }
 
 /// Deletes every object of a resource; what is left after that.
-async fn delete_all(context: &Context, name: &str, resource: &Resource) -> Result<List<PartialObjectMetadata>, ClientError> {
+async fn delete_all(
+    context: &Context,
+    name: &str,
+    resource: &Resource,
+) -> Result<List<PartialObjectMetadata>, ClientError> {
     let api = context.client.metadata(&resource.gvr, Some(name));
     let everything = ListParams::default();
     let nothing = || List { metadata: Default::default(), items: Vec::new() };
@@ -189,6 +194,7 @@ async fn grace_left(context: &Context, namespace: &Namespace, name: &str) -> i64
     let Ok(list) = context.client.namespaced::<Pod>(name).list(&ListParams::default()).await else { return 0 };
     let running = list.items.iter().filter(|pod| !pods::is_finished(pod));
     let longest = running.filter_map(|pod| pod.spec.as_ref()?.termination_grace_period_seconds).max().unwrap_or(0);
-    let since = namespace.metadata.deletion_timestamp.as_ref().map_or(0, |at| Timestamp::now().duration_since(at.0).as_secs());
+    let since =
+        namespace.metadata.deletion_timestamp.as_ref().map_or(0, |at| Timestamp::now().duration_since(at.0).as_secs());
     if since >= longest { 0 } else { longest }
 }

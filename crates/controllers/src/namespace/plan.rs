@@ -79,13 +79,13 @@ fn said(outcome: &Outcome) -> [Said; 5] {
         (!items.is_empty()).then(|| items.join(", "))
     };
     let remaining = outcome.remaining.iter().filter(|_| totals);
-    let remaining = remaining.map(|((resource, group), count)| format!("{resource}.{group} has {count} resource instances"));
+    let remaining =
+        remaining.map(|((resource, group), count)| format!("{resource}.{group} has {count} resource instances"));
     let finalizers = outcome.finalizers.iter().filter(|_| totals);
     let finalizers = finalizers.map(|(finalizer, count)| format!("{finalizer} in {count} resource instances"));
     let failures = list(outcome.failures.clone());
-    let failures = failures.map(|text| {
-        format!("Failed to delete all resource types, {} remaining: {text}", outcome.failures.len())
-    });
+    let failures = failures
+        .map(|text| format!("Failed to delete all resource types, {} remaining: {text}", outcome.failures.len()));
     let remaining = list(remaining.collect()).map(|text| format!("Some resources are remaining: {text}"));
     let finalizers = list(finalizers.collect())
         .map(|text| format!("Some content in the namespace has finalizers remaining: {text}"));
@@ -138,9 +138,13 @@ mod tests {
             ..Outcome::default()
         };
         let said = status(&NamespaceStatus::default(), &outcome, now).unwrap();
-        let messages: Vec<_> = said.conditions.iter().flatten().filter(|condition| condition.status == "True").collect();
+        let messages: Vec<_> =
+            said.conditions.iter().flatten().filter(|condition| condition.status == "True").collect();
         assert_eq!(messages.len(), 2);
-        assert_eq!(messages[0].message.as_deref(), Some("Some resources are remaining: configmaps. has 2 resource instances"));
+        assert_eq!(
+            messages[0].message.as_deref(),
+            Some("Some resources are remaining: configmaps. has 2 resource instances")
+        );
         assert_eq!(status(&said, &outcome, now), None);
         let empty = status(&said, &Outcome::default(), now).unwrap();
         assert!(empty.conditions.iter().flatten().all(|condition| condition.status == "False"));

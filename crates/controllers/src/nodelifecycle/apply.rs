@@ -58,9 +58,12 @@ async fn taint(context: &Context, health: &Health, node: &Node) -> Result<Action
     let mut wait = Action::Done;
     let mut evict = true;
     // Only a node that is to be given up needs to ask whether it may.
-    if matches!(condition(node, "Ready"), "False" | "Unknown") && plan::taints(node, true, now) != plan::taints(node, false, now) {
+    if matches!(condition(node, "Ready"), "False" | "Unknown")
+        && plan::taints(node, true, now) != plan::taints(node, false, now)
+    {
         let is_tainted = crate::taints::of(node).iter().any(|taint| {
-            taint.effect == "NoExecute" && (taint.key == crate::taints::NOT_READY || taint.key == crate::taints::UNREACHABLE)
+            taint.effect == "NoExecute"
+                && (taint.key == crate::taints::NOT_READY || taint.key == crate::taints::UNREACHABLE)
         });
         let nodes = context.informers.nodes.list();
         let zone = plan::zone(node);

@@ -111,7 +111,8 @@ pub(super) enum Pace {
 
 /// The zone of a node, with its region.
 pub(super) fn zone(node: &Node) -> String {
-    let label = |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key)).cloned().unwrap_or_default();
+    let label =
+        |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key)).cloned().unwrap_or_default();
     format!("{}:{}", label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone"))
 }
 
@@ -166,9 +167,13 @@ mod tests {
     fn taints_follow_conditions_and_leave_others_alone() {
         let foreign = json!([{"key": "mine", "effect": "NoSchedule"}, {"key": UNREACHABLE, "effect": "NoExecute"}]);
         let not_ready = node("False", foreign.clone());
-        let expected = ["mine:NoSchedule", "node.kubernetes.io/not-ready:NoSchedule", "node.kubernetes.io/not-ready:NoExecute"];
+        let expected =
+            ["mine:NoSchedule", "node.kubernetes.io/not-ready:NoSchedule", "node.kubernetes.io/not-ready:NoExecute"];
         assert_eq!(keys(taints(&not_ready, true, now())), Some(expected.map(String::from).to_vec()));
-        assert_eq!(keys(taints(&not_ready, false, now())), Some(expected[..2].iter().map(|key| key.to_string()).collect()));
+        assert_eq!(
+            keys(taints(&not_ready, false, now())),
+            Some(expected[..2].iter().map(|key| key.to_string()).collect())
+        );
         assert_eq!(keys(taints(&node("True", foreign), true, now())), Some(vec!["mine:NoSchedule".into()]));
         assert_eq!(taints(&node("True", json!([{"key": "mine", "effect": "NoSchedule"}])), true, now()), None);
     }
@@ -187,7 +192,8 @@ mod tests {
             let up = (0..ready).map(|_| node("True", json!([])));
             up.chain((0..down).map(|_| node("Unknown", json!([])))).collect::<Vec<_>>()
         };
-        let check = |ready, down, expected| assert_eq!(pace(nodes(ready, down).iter(), ":"), expected, "{ready} {down}");
+        let check =
+            |ready, down, expected| assert_eq!(pace(nodes(ready, down).iter(), ":"), expected, "{ready} {down}");
         check(0, 1, Pace::Never);
         check(1, 1, Pace::Every(EVICTION_INTERVAL));
         check(2, 3, Pace::NotNow);

@@ -68,9 +68,7 @@ fn related(context: &Context, set: &ReplicaSet) -> Vec<Arc<Pod>> {
         .filter_map(|set| Selector::from_label_selector(set.spec.as_ref().map(|spec| &spec.selector)).ok())
         .collect();
     let mut pods = context.informers.pods.in_namespace(namespace);
-    pods.retain(|pod| {
-        selectors.iter().any(|selector| selects(selector, &pod.metadata))
-    });
+    pods.retain(|pod| selectors.iter().any(|selector| selects(selector, &pod.metadata)));
     pods
 }
 

@@ -241,7 +241,10 @@ mod tests {
         set.status = Some(status(&set, &[], 0, Some(&failure), now()).0);
         let condition = &set.status.as_ref().unwrap().conditions.as_ref().unwrap()[0];
         assert_eq!(condition.reason.as_deref(), Some("FailedCreate"));
-        assert_eq!(status(&set, &[], 0, Some(&Failure { message: "other".into() }), now()).0, *set.status.as_ref().unwrap());
+        assert_eq!(
+            status(&set, &[], 0, Some(&Failure { message: "other".into() }), now()).0,
+            *set.status.as_ref().unwrap()
+        );
         assert_eq!(status(&set, &[], 0, None, now()).0.conditions, None);
     }
 }
