@@ -26,6 +26,8 @@ pub struct Schema {
     pub nullable: bool,
     /// How elements of a list are told apart.
     pub list: ListType,
+    /// The list type is said and not the default of silence.
+    pub explicit_list: bool,
     /// How members of a map or struct are owned; none means granular.
     pub map: Option<MapType>,
     /// Strategic merge patch.
@@ -99,6 +101,9 @@ pub struct Struct {
     pub preserve_unknown: bool,
     /// Whose decoding rules apply to the fields.
     pub dialect: Dialect,
+    /// Objects of this type are stored as JSON, so that a list that is empty
+    /// stays apart from one that is absent; protobuf knows no difference.
+    pub keeps_empty: bool,
 }
 
 /// Whose rules a value is decoded by.

@@ -1,6 +1,5 @@
 //! Who asks and whether they may: the seam between the pipeline and the
-//! authenticators and authorizers. Holds no policy but the one that needs no
-//! objects (`system:masters`).
+//! authenticators and authorizers. Decides nothing.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

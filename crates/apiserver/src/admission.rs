@@ -72,7 +72,11 @@ impl Request<'_> {
 /// A step of admission. An error is a refusal.
 pub(crate) trait Plugin: Send + Sync + 'static {
     /// May change the object; runs before validation.
-    fn mutate<'a>(&'a self, _request: &'a mut Request<'_>, _object: &'a mut Value) -> BoxFuture<'a, Result<(), Status>> {
+    fn mutate<'a>(
+        &'a self,
+        _request: &'a mut Request<'_>,
+        _object: &'a mut Value,
+    ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async { Ok(()) })
     }
 

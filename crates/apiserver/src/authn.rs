@@ -4,8 +4,9 @@
 
 mod bootstrap_token;
 mod certificate;
-mod service_account;
+pub(crate) mod impersonation;
 pub(crate) mod reviews;
+mod service_account;
 
 use std::sync::Arc;
 
@@ -75,7 +76,7 @@ impl Authenticators {
     /// Credentials were given and none of them is good.
     pub(crate) async fn authenticate(&self, headers: &HeaderMap, peer: &Peer) -> Result<UserInfo, AuthenticationError> {
         let certificates = match peer {
-            Peer::InProcess(user) => return Ok(user.clone()),
+            Peer::InProcess(user) => return Ok(authenticated(user.clone())),
             Peer::Tls { certificates, .. } => certificates,
         };
         if let Some(leaf) = certificates.first()
@@ -139,7 +140,8 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
         return Some(token.trim().to_owned());
     }
     let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
-    let encoded = offered.flat_map(|value| value.split(',')).find_map(|one| one.trim().strip_prefix(PROTOCOL_PREFIX))?;
+    let encoded =
+        offered.flat_map(|value| value.split(',')).find_map(|one| one.trim().strip_prefix(PROTOCOL_PREFIX))?;
     use base64::Engine as _;
     let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).ok()?;
     String::from_utf8(bytes).ok()

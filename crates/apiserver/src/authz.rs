@@ -15,13 +15,13 @@ use store::Store;
 
 pub(crate) use bootstrap::run as bootstrap;
 
-use crate::access::{Attributes, Authorizer, Decision, UserInfo};
+use crate::access::{Attributes, UserInfo};
 use crate::resource::Catalog;
 use feed::{Change, Feed};
+pub(crate) use index::RoleRef;
 use index::{Index, Kind};
 use node::NodeGraph;
 pub(crate) use node::{name_of as node_name, reference_in};
-pub(crate) use index::RoleRef;
 use rules::PolicyRule;
 
 /// Members of this group may do everything; nothing can take that away.
@@ -147,8 +147,7 @@ impl Policy {
         for (kind, feed) in feeds.iter_mut() {
             let mut index = None;
             let known = feed.advance(&self.store, |change| {
-                let index =
-                    index.get_or_insert_with(|| self.index.write().unwrap_or_else(PoisonError::into_inner));
+                let index = index.get_or_insert_with(|| self.index.write().unwrap_or_else(PoisonError::into_inner));
                 match change {
                     Change::Reset => index.reset(*kind),
                     Change::Put(entry) => index.put(*kind, &entry.value),
@@ -162,13 +161,6 @@ impl Policy {
                 tracing::warn!(?kind, "the store did not answer: deciding by what is known");
             }
         }
-    }
-}
-
-impl Authorizer for Policy {
-    fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
-        let verdict = self.verdict(attributes);
-        if verdict.allowed { Decision::Allow } else { Decision::Deny(verdict.reason) }
     }
 }
 
@@ -203,3 +195,6 @@ fn aggregate(errors: &[String]) -> String {
         many => format!("[{}]", many.join(", ")),
     }
 }
+
+#[cfg(test)]
+mod tests;

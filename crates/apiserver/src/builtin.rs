@@ -50,18 +50,18 @@ fn resource(row: &'static Kind, collections: &mut BTreeMap<&'static str, Arc<Col
 
 fn collection(row: &'static Kind, api_version: &str) -> Collection {
     let group_version = &row.gvk.group_version;
-    let storage = kinds_table::builtin().get(
-        &row.storage_version.group,
-        &row.storage_version.version,
-        &row.resource,
-    );
+    let storage = kinds_table::builtin().get(&row.storage_version.group, &row.storage_version.version, &row.resource);
     Collection {
         group_resource: GroupResource { group: group_version.group.clone(), resource: row.resource.to_string() },
         singular: row.singular.to_string(),
         kind: row.gvk.kind.clone(),
         hub: storage.map_or_else(|| api_version.to_owned(), |row| row.gvk.group_version.to_string()),
-        prefix: if row.storage_prefix.is_empty() { String::new() } else { format!("/registry/{}/", row.storage_prefix) },
+        prefix: if row.storage_prefix.is_empty() {
+            String::new()
+        } else {
+            format!("/registry/{}/", row.storage_prefix)
+        },
         namespaced: row.namespaced,
-        strategy: kinds::strategy(&group_version.group, &row.resource),
+        strategy: kinds::strategy(&row.gvk.group_version.group, &row.resource),
     }
 }

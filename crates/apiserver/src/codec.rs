@@ -76,7 +76,7 @@ pub enum DecodeError {
     #[error("{0}")]
     Syntax(String),
     /// Not YAML.
-    #[error("error converting YAML to JSON: {0}")]
+    #[error("yaml: {0}")]
     Yaml(String),
     /// Not protobuf of this kind.
     #[error("{0}")]

@@ -30,6 +30,9 @@ pub struct Settings {
     pub issuer: String,
     /// Address of this server as the `kubernetes` service names it.
     pub advertise: (IpAddr, u16),
+    /// Key that signs service account tokens, PEM; see [`crate::SigningKey`].
+    /// Without one a new key is made, and its tokens end with this process.
+    pub service_account_key: Option<String>,
     /// How the server talks to kubelets; none to refuse logs, exec and proxies.
     pub kubelet: Option<Arc<rustls::ClientConfig>>,
     /// Certificates that verify client certificates, PEM; shown to in-cluster
@@ -45,6 +48,7 @@ impl Default for Settings {
             cluster_domain: "cluster.local".to_owned(),
             issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
             advertise: (IpAddr::from([127, 0, 0, 1]), 6443),
+            service_account_key: None,
             kubelet: None,
             client_ca_pem: None,
         }
@@ -54,6 +58,9 @@ impl Default for Settings {
 /// Why the server did not start.
 #[derive(thiserror::Error, Debug)]
 pub enum StartError {
+    /// The key of service account tokens cannot be used.
+    #[error("cannot sign service account tokens")]
+    Key(#[from] crate::tokens::KeyError),
     /// An object that every cluster has could not be written.
     #[error("cannot create {object}")]
     Bootstrap {

@@ -8,7 +8,8 @@ use api::status::Status;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 
-use crate::access::{Attributes, Decision, Peer, UserInfo};
+use crate::access::{Attributes, Peer, UserInfo};
+use crate::authn::impersonation;
 use crate::pipeline::body::{RequestBody, ResponseBody};
 use crate::pipeline::call::Call;
 use crate::pipeline::negotiate::{self, Accept};
@@ -18,7 +19,11 @@ use crate::state::Core;
 use crate::{metrics, paths};
 
 /// Answers one request.
-pub(crate) fn handle(core: Arc<Core>, request: Request<RequestBody>, peer: Peer) -> BoxFuture<'static, Response<ResponseBody>> {
+pub(crate) fn handle(
+    core: Arc<Core>,
+    request: Request<RequestBody>,
+    peer: Peer,
+) -> BoxFuture<'static, Response<ResponseBody>> {
     Box::pin(async move { answer(&core, request, peer).await })
 }
 
@@ -61,10 +66,12 @@ async fn route(
     let pretty = pretty(request.headers(), &query);
     let errors = negotiate::accept(request.headers(), false, true, pretty).unwrap_or(Accept { pretty, ..Accept::JSON });
     let refuse = |status: Status| (errors.clone(), status);
-    let user = core.authenticator.authenticate(request.headers(), peer).map_err(|_| refuse(Status::unauthorized()))?;
-    let user = impersonate(core, request.headers(), user).map_err(refuse)?;
+    let user = core.authenticator.authenticate(request.headers(), peer).await;
+    let user = user.map_err(|_| refuse(Status::unauthorized()))?;
+    let user = impersonation::act_as(core, request.headers(), user).map_err(refuse)?;
     name_of_selector(&mut info, &query);
-    authorize(core, &user, &info).map_err(refuse)?;
+    let selector = query.get("fieldSelector").unwrap_or_default();
+    authorize(core, &user, &info, selector).map_err(refuse)?;
     if !info.is_resource {
         return paths::answer(core, request, &info, &query, &user).await.map_err(refuse);
     }
@@ -114,6 +121,9 @@ fn find(core: &Core, info: &RequestInfo, method: &Method) -> Result<Arc<crate::r
     if collection.namespaced && info.namespace.is_empty() && !info.name.is_empty() {
         return Err(Status::no_such_resource());
     }
+    if collection.prefix.is_empty() && !info.name.is_empty() && !resource.allows("", "get") {
+        return Err(Status::no_such_resource());
+    }
     if !info.subresource.is_empty() && !resource.subresources.contains_key(&info.subresource) {
         return Err(Status::no_such_resource());
     }
@@ -142,8 +152,8 @@ fn find(core: &Core, info: &RequestInfo, method: &Method) -> Result<Arc<crate::r
     Ok(resource)
 }
 
-fn authorize(core: &Core, user: &UserInfo, info: &RequestInfo) -> Result<(), Status> {
-    let mut attributes = Attributes::of(user, info);
+fn authorize(core: &Core, user: &UserInfo, info: &RequestInfo, selector: &str) -> Result<(), Status> {
+    let mut attributes = Attributes::of(user, info, selector);
     if attributes.name.is_empty() {
         attributes.name = &info.selected;
     }
@@ -152,10 +162,8 @@ fn authorize(core: &Core, user: &UserInfo, info: &RequestInfo) -> Result<(), Sta
 
 /// Asks the authorizer; a denial is a 403 in upstream's words.
 pub(crate) fn check(core: &Core, attributes: &Attributes<'_>) -> Result<(), Status> {
-    match core.authorizer.authorize(attributes) {
-        Decision::Allow => Ok(()),
-        Decision::Deny(reason) => Err(denied(attributes, &reason)),
-    }
+    let verdict = core.authorizer.verdict(attributes);
+    if verdict.allowed { Ok(()) } else { Err(denied(attributes, &verdict.reason)) }
 }
 
 fn denied(attributes: &Attributes<'_>, reason: &str) -> Status {
@@ -179,76 +187,11 @@ fn denied(attributes: &Attributes<'_>, reason: &str) -> Status {
     if !reason.is_empty() {
         why = format!("{why}: {reason}");
     }
-    let resource = api::gvk::GroupResource { group: attributes.group.to_owned(), resource: attributes.resource.to_owned() };
+    let resource =
+        api::gvk::GroupResource { group: attributes.group.to_owned(), resource: attributes.resource.to_owned() };
     let mut status = Status::forbidden(&resource, attributes.name, &why);
     status.details.get_or_insert_default();
     status
-}
-
-/// `Impersonate-*` headers: acts as somebody else, if the caller may.
-fn impersonate(core: &Core, headers: &HeaderMap, user: UserInfo) -> Result<UserInfo, Status> {
-    const GROUP: &str = "impersonate-group";
-    const UID: &str = "impersonate-uid";
-    const EXTRA: &str = "impersonate-extra-";
-    let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
-    let asked = headers.keys().any(|key| key.as_str().starts_with("impersonate-"));
-    if !asked {
-        return Ok(user);
-    }
-    let name = headers.get("impersonate-user").map(text).unwrap_or_default();
-    if name.is_empty() {
-        return Err(Status::internal("requested impersonation without impersonating a user"));
-    }
-    let mut target = UserInfo::new(name, &[]);
-    target.groups = headers.get_all(GROUP).iter().map(text).collect();
-    target.uid = headers.get(UID).map(text).unwrap_or_default();
-    for (key, value) in headers {
-        if let Some(extra) = key.as_str().strip_prefix(EXTRA) {
-            let key = crate::request_info::percent_decode(extra);
-            target.extra.entry(key).or_default().push(text(value));
-        }
-    }
-    let ask = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
-        let attributes = Attributes {
-            user: &user,
-            verb: "impersonate",
-            namespace,
-            group,
-            version: if group.is_empty() { "v1" } else { "" },
-            resource,
-            subresource,
-            name,
-            path: "",
-            is_resource: true,
-        };
-        check(core, &attributes)
-    };
-    match target.name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
-        Some((namespace, account)) => {
-            ask("", "serviceaccounts", "", namespace, account)?;
-            if target.groups.is_empty() {
-                let own = format!("system:serviceaccounts:{namespace}");
-                target.groups = vec!["system:serviceaccounts".to_owned(), own];
-            }
-        }
-        None => ask("", "users", "", "", &target.name)?,
-    }
-    for group in &target.groups {
-        ask("", "groups", "", "", group)?;
-    }
-    for (key, values) in &target.extra {
-        for value in values {
-            ask("authentication.k8s.io", "userextras", key, "", value)?;
-        }
-    }
-    if !target.uid.is_empty() {
-        ask("authentication.k8s.io", "uids", "", "", &target.uid)?;
-    }
-    let all = if target.name == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
-    if !target.in_group("system:unauthenticated") && !target.in_group(all) {
-        target.groups.push(all.to_owned());
-    }
-    Ok(target)
 }
 
 fn pretty(headers: &HeaderMap, query: &Query) -> bool {
@@ -259,7 +202,11 @@ fn pretty(headers: &HeaderMap, query: &Query) -> bool {
     ["curl", "Wget", "Mozilla/5.0"].iter().any(|prefix| agent.starts_with(prefix))
 }
 
-fn labels(info: &RequestInfo, query: &Query, method: &Method) -> Option<(metrics::RequestLabels, metrics::DurationLabels)> {
+fn labels(
+    info: &RequestInfo,
+    query: &Query,
+    method: &Method,
+) -> Option<(metrics::RequestLabels, metrics::DurationLabels)> {
     if !info.is_resource {
         return None;
     }

@@ -5,6 +5,9 @@
 
 pub mod access;
 mod admission;
+mod allocate;
+mod authn;
+mod authz;
 mod bootstrap;
 mod builtin;
 pub mod codec;
@@ -19,6 +22,7 @@ mod kinds;
 pub mod kinds_table;
 mod metrics;
 mod object;
+pub mod openapi;
 pub mod patch;
 mod paths;
 mod pipeline;
@@ -29,6 +33,7 @@ mod state;
 mod strategy;
 mod subresources;
 mod table;
+mod tokens;
 mod validation;
 mod wire;
 
@@ -36,3 +41,4 @@ pub use access::{Peer, UserInfo};
 pub use config::{Config, Settings, StartError};
 pub use pipeline::body::{BodyError, RequestBody, ResponseBody};
 pub use server::ApiServer;
+pub use tokens::{KeyError, SigningKey};

@@ -64,7 +64,11 @@ impl PatchError {
             Self::TooMany(_) => {
                 Status::failure(413, "RequestEntityTooLarge", format!("Request entity too large: {message}"))
             }
-            Self::NotApplicable => Status::failure(422, "Invalid", message),
+            Self::NotApplicable => {
+                let mut status = Status::failure(422, "Invalid", message);
+                status.details = Some(api::status::StatusDetails::default());
+                status
+            }
             Self::Merge(_) => Status::failure(500, "", message),
         }
     }

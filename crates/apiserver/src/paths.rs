@@ -36,6 +36,10 @@ pub(crate) async fn answer(
             only_get(request.method())?;
             Ok(render::respond(200, "text/plain; version=0.0.4; charset=utf-8", core.metrics.text()))
         }
+        "openid" | ".well-known" if let Some(answer) = crate::tokens::issuer::answer(core, path) => {
+            only_get(request.method())?;
+            Ok(answer)
+        }
         "api" | "apis" => discovery(core, request.method(), request.headers(), path, query),
         "" => {
             only_get(request.method())?;
@@ -205,7 +209,11 @@ fn aggregated_form(headers: &HeaderMap) -> Option<(discovery::Aggregated, &'stat
 }
 
 /// A document with its validator; 304 if the client has it.
-fn document_answer(document: discovery::Document, content_type: &'static str, headers: &HeaderMap) -> Response<ResponseBody> {
+fn document_answer(
+    document: discovery::Document,
+    content_type: &'static str,
+    headers: &HeaderMap,
+) -> Response<ResponseBody> {
     let etag = format!("\"{}\"", document.etag);
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()) == Some(etag.as_str());
     let mut response = if known {

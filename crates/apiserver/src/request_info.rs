@@ -45,8 +45,7 @@ impl RequestInfo {
         let mut info = Self { path: path.to_owned(), verb: method.as_str().to_ascii_lowercase(), ..Self::default() };
         // Decoded before it is split, as upstream does: an escaped slash separates.
         let decoded = percent_decode(path);
-        let mut parts: Vec<String> =
-            decoded.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        let mut parts: Vec<String> = decoded.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
         if parts.len() < 3 || (parts[0] != "api" && parts[0] != "apis") {
             return info;
         }

@@ -8,11 +8,13 @@ use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::access::{Authenticator, Authorizer};
 use crate::admission;
+use crate::authn::Authenticators;
+use crate::authz::Policy;
 use crate::hooks::Hooks;
 use crate::metrics::Metrics;
 use crate::resource::{Catalog, Collection};
+use crate::tokens::{SigningKey, Tokens};
 
 /// Reading requests at a time (`--max-requests-inflight`, upstream's default).
 const READS_IN_FLIGHT: usize = 400;
@@ -26,9 +28,9 @@ pub(crate) struct Core {
     /// What is served.
     pub(crate) catalog: Catalog,
     /// Who asks.
-    pub(crate) authenticator: Box<dyn Authenticator>,
+    pub(crate) authenticator: Authenticators,
     /// Whether they may.
-    pub(crate) authorizer: Box<dyn Authorizer>,
+    pub(crate) authorizer: Policy,
     /// Who may still object.
     pub(crate) admission: admission::Chain,
     /// What happens beside writes.
@@ -49,17 +51,21 @@ impl Core {
     /// Puts the parts together.
     pub(crate) fn new(
         store: Arc<dyn Store>,
-        authenticator: Box<dyn Authenticator>,
-        authorizer: Box<dyn Authorizer>,
+        admin_token: Option<String>,
+        key: SigningKey,
         settings: crate::config::Settings,
     ) -> Self {
+        let catalog = Catalog::new(crate::builtin::resources());
+        let tokens = Tokens::new(key, settings.issuer.clone());
+        let authenticator = Authenticators::new(Arc::clone(&store), &catalog, admin_token, tokens);
+        let authorizer = Policy::new(Arc::clone(&store), &catalog);
         Self {
             store,
-            catalog: Catalog::new(crate::builtin::resources()),
+            catalog,
             authenticator,
             authorizer,
             admission: admission::Chain::new(),
-            hooks: Hooks::default(),
+            hooks: Hooks::new(&settings),
             metrics: Metrics::new(),
             reads: Semaphore::new(READS_IN_FLIGHT),
             writes: Semaphore::new(WRITES_IN_FLIGHT),

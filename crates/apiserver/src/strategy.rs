@@ -22,8 +22,16 @@ pub(crate) enum Part {
 pub(crate) enum Generation {
     /// The kind has no generation.
     None,
+    /// 1 for ever.
+    Fixed,
     /// Set to 1 at creation, raised when anything but metadata and status changes.
     Spec,
+    /// The same, and by annotations.
+    SpecAndAnnotations,
+    /// The same as `Spec`, and by labels.
+    SpecAndLabels,
+    /// Not set at creation, raised like `Spec`.
+    Changes,
 }
 
 /// What the garbage collector does with dependents unless told otherwise.
@@ -31,6 +39,8 @@ pub(crate) enum Generation {
 pub(crate) enum Dependents {
     /// Deleted in the background.
     Delete,
+    /// Left, with the `orphan` finalizer.
+    Orphan,
     /// Left alone (`Unsupported` upstream: finalizers are never set).
     Unsupported,
 }
@@ -155,7 +165,9 @@ pub(crate) trait Strategy: Send + Sync + 'static {
     fn unknown_field(&self, api_version: &str, kind: &str, field: &str) -> String {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         if self.selectable().is_empty() {
-            return format!("\"{field}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
+            return format!(
+                "\"{field}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+            );
         }
         let _ = (group, version, kind);
         format!("field label not supported: {field}")
@@ -168,6 +180,11 @@ pub(crate) trait Strategy: Send + Sync + 'static {
             Value::Null => String::new(),
             other => other.to_string(),
         }
+    }
+
+    /// Where `/scale` finds its numbers, if not where built-in kinds have them.
+    fn scale_paths(&self, _version: &str) -> Option<crate::subresources::ScalePaths> {
+        None
     }
 
     /// Columns of a table; the default is name and age.

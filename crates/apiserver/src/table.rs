@@ -1,6 +1,9 @@
 //! Tables: the columns that every kind has, and the texts of cells. Which
 //! columns a kind has is the kind's.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use serde_json::{Value, json};
 
 use crate::object::Meta;
@@ -8,6 +11,41 @@ use crate::strategy::Column;
 
 const NAME_DESCRIPTION: &str = "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names";
 const AGE_DESCRIPTION: &str = "CreationTimestamp is a timestamp representing the server time when this object was created. It is not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
+
+const HEADINGS: &str = include_str!("kinds/columns.txt");
+
+/// The columns of a built-in resource, where they are known.
+pub(crate) fn headings(group: &str, plural: &str) -> Option<&'static [Column]> {
+    static TABLE: LazyLock<HashMap<(&'static str, &'static str), Vec<Column>>> = LazyLock::new(read_headings);
+    let table: &'static HashMap<_, _> = &TABLE;
+    table.iter().find(|((g, p), _)| *g == group && *p == plural).map(|(_, columns)| columns.as_slice())
+}
+
+fn read_headings() -> HashMap<(&'static str, &'static str), Vec<Column>> {
+    let mut table = HashMap::new();
+    let mut current = ("", "");
+    for line in HEADINGS.lines() {
+        if let Some((group, plural)) = line.strip_prefix("resource ").and_then(|rest| rest.split_once(' ')) {
+            current = (if group == "-" { "" } else { group }, plural);
+        } else if let Some(row) = line.strip_prefix(' ') {
+            let parts: Vec<&str> = row.splitn(5, '|').collect();
+            let [name, kind, format, priority, description] = parts.as_slice() else { continue };
+            let description = match *description {
+                "=name" => NAME_DESCRIPTION.to_owned(),
+                "=age" => AGE_DESCRIPTION.to_owned(),
+                text => text.replace("\\n", "\n").replace("\\\"", "\""),
+            };
+            table.entry(current).or_insert_with(Vec::new).push(Column {
+                name: (*name).to_owned(),
+                kind: (*kind).to_owned(),
+                format: (*format).to_owned(),
+                description,
+                priority: priority.parse().unwrap_or(0),
+            });
+        }
+    }
+    table
+}
 
 /// A column.
 pub(crate) fn column(name: &str, kind: &str, priority: i32, description: &str) -> Column {

@@ -2,7 +2,7 @@
 //! field ownership. Which rules they follow is theirs; which one a request
 //! needs, and how a failure is told, is decided here.
 
-use api::schema::Schema;
+use api::schema::{Schema, Shape};
 use api::status::Status;
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -31,8 +31,7 @@ pub(crate) struct Expected<'a> {
 /// Decodes a body of the call's kind.
 pub(crate) fn decode(call: &Call, bytes: &Bytes, validation: FieldValidation) -> Result<Value, Status> {
     let resource = &call.resource;
-    let expected =
-        Expected { api_version: &resource.api_version, kind: resource.kind(), schema: &resource.row.schema };
+    let expected = Expected { api_version: &resource.api_version, kind: resource.kind(), schema: &resource.row.schema };
     decode_as(call, bytes, validation, &expected)
 }
 
@@ -143,6 +142,49 @@ pub(crate) fn normalize(resource: &Resource, object: &mut Value) {
     }
 }
 
+/// Empty lists and maps of built-in kinds become null, as upstream's protobuf
+/// storage does to them; what has no schema stays as it is.
+pub(crate) fn forget_empty(resource: &Resource, object: &mut Value) {
+    let stored_as_json = matches!(resource.group(), "apiextensions.k8s.io" | "apiregistration.k8s.io");
+    if resource.custom || stored_as_json {
+        return;
+    }
+    if let Some(schema) = hub_schema(resource) {
+        forget(object, &schema);
+    }
+}
+
+fn forget(value: &mut Value, schema: &Schema) {
+    match (schema.shape(), &mut *value) {
+        (Shape::Struct(known), Value::Object(map)) => {
+            for field in &known.fields {
+                if let Some(value) = map.get_mut(field.name.as_ref()) {
+                    forget(value, &field.schema);
+                }
+            }
+        }
+        (Shape::Map(values), Value::Object(map)) => {
+            if map.is_empty() {
+                *value = Value::Null;
+                return;
+            }
+            for value in map.values_mut() {
+                forget(value, values);
+            }
+        }
+        (Shape::List(items), Value::Array(list)) => {
+            if list.is_empty() {
+                *value = Value::Null;
+                return;
+            }
+            for value in list {
+                forget(value, items);
+            }
+        }
+        _ => {}
+    }
+}
+
 fn hub_schema(resource: &Resource) -> Option<SchemaRef> {
     if resource.custom || resource.serves_stored() {
         return Some(resource.row.schema.clone());
@@ -161,7 +203,12 @@ pub(crate) struct PatchBody {
 }
 
 /// Reads a patch as far as that needs no object.
-pub(crate) fn decode_patch(call: &Call, kind: PatchType, bytes: &Bytes, options: &WriteOptions) -> Result<PatchBody, Status> {
+pub(crate) fn decode_patch(
+    call: &Call,
+    kind: PatchType,
+    bytes: &Bytes,
+    options: &WriteOptions,
+) -> Result<PatchBody, Status> {
     if kind != PatchType::Apply {
         return Ok(PatchBody { bytes: bytes.clone(), applied: None });
     }
@@ -173,9 +220,7 @@ pub(crate) fn decode_patch(call: &Call, kind: PatchType, bytes: &Bytes, options:
 
 fn strict(call: &Call, options: &WriteOptions, findings: &[String]) -> Result<(), Status> {
     match options.field_validation {
-        FieldValidation::Strict if !findings.is_empty() => {
-            Err(Status::bad_request(codec::strict_message(findings)))
-        }
+        FieldValidation::Strict if !findings.is_empty() => Err(Status::bad_request(codec::strict_message(findings))),
         FieldValidation::Warn => {
             call.warn(findings.iter().cloned());
             Ok(())
@@ -198,7 +243,13 @@ pub(crate) fn patch(
         PatchType::Merge => patch::merge_patch(current, &body.bytes),
         PatchType::Strategic | PatchType::Apply => patch::strategic_merge_patch(current, &body.bytes, schema),
     }
-    .map_err(|error| error.status())?;
+    .map_err(|error| {
+        let mut status = error.status();
+        if status.code == Some(422) {
+            status.details.get_or_insert_default();
+        }
+        status
+    })?;
     let decoded = codec::conform(&patched.object, schema).map_err(|error| unfit_patch(call, &patched.patch, &error))?;
     let mut findings = patched.strict;
     findings.extend(decoded.strict);
@@ -235,7 +286,12 @@ fn label(next: &mut Value, from: &Value) {
 }
 
 /// Applies a configuration to a served object, or makes one of it.
-pub(crate) fn apply(call: &Call, current: Option<&Value>, body: &PatchBody, options: &WriteOptions) -> Result<Value, Status> {
+pub(crate) fn apply(
+    call: &Call,
+    current: Option<&Value>,
+    body: &PatchBody,
+    options: &WriteOptions,
+) -> Result<Value, Status> {
     let resource = &call.resource;
     let mut applied = body.applied.clone().unwrap_or_else(|| json!({}));
     for (key, own) in [("apiVersion", resource.api_version.as_str()), ("kind", resource.kind())] {

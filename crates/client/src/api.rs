@@ -28,6 +28,11 @@ const RESPONSE_LIMIT_BYTES: usize = 2 << 30;
 /// Largest failure body that is read, in bytes.
 const FAILURE_LIMIT_BYTES: usize = 1 << 20;
 
+/// Asks for objects reduced to their metadata.
+pub(crate) const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+/// Asks for lists of them.
+const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+
 /// One collection of objects. Cloning is cheap.
 pub struct Api<K> {
     client: Client,
@@ -185,7 +190,9 @@ impl<K> Api<K> {
         let url = url.finish();
         let request = format!("{method} {url}");
         let client = self.client.clone();
-        let built = build(&request, method, url, self.accept, body);
+        // A deleted collection comes back as a list of whole objects.
+        let accept = if method == Method::DELETE { "application/json" } else { self.accept };
+        let built = build(&request, method, url, accept, body);
         Box::pin(async move {
             let response = client.raw(built?).await?;
             if response.status().is_success() {
@@ -242,7 +249,9 @@ impl<K: DeserializeOwned> Api<K> {
             .param("limit", limit.as_deref())
             .param("continue", params.continue_token.as_deref())
             .param("resourceVersion", params.resource_version.as_deref());
-        let fetched = self.fetch::<List<K>, ()>(Method::GET, url, None);
+        // The server tells a list of metadata from the metadata of an object.
+        let accept = if self.accept == METADATA { METADATA_LIST } else { self.accept };
+        let fetched = Self { accept, ..self.clone() }.fetch::<List<K>, ()>(Method::GET, url, None);
         async move { fetched.await }
     }
 

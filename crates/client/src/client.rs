@@ -65,13 +65,17 @@ impl Client {
     /// A kind known at run time, metadata alone: reads and watches carry
     /// nothing else. Do not create or replace through it.
     pub fn metadata(&self, resource: &GroupVersionResource, namespace: Option<&str>) -> Api<PartialObjectMetadata> {
-        let accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
-        Api::new(self.clone(), dynamic_collection(resource, namespace), accept)
+        Api::new(self.clone(), dynamic_collection(resource, namespace), crate::api::METADATA)
     }
 
     /// The JSON at a path: discovery, `/version`, one object of any kind.
     pub async fn get_json(&self, path: &str) -> Result<Value, ClientError> {
         Api::<Value>::new(self.clone(), String::new(), "application/json").at(path).await
+    }
+
+    /// Like [`Client::get_json`], with a media type of the caller's choice.
+    pub async fn get_json_as(&self, path: &str, accept: &'static str) -> Result<Value, ClientError> {
+        Api::<Value>::new(self.clone(), String::new(), accept).at(path).await
     }
 
     /// One request as it is; the path starts with `/`.

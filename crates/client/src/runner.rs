@@ -117,6 +117,12 @@ where
         self
     }
 
+    /// Reconciles only once this has happened.
+    pub fn waits_until(mut self, ready: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.synced.push(Box::pin(ready));
+        self
+    }
+
     /// Reconciliations at the same time.
     pub fn concurrency(mut self, limit: usize) -> Self {
         self.concurrency = limit.max(1);
@@ -126,6 +132,12 @@ where
     /// The queue, for keys that come from elsewhere.
     pub fn queue(&self) -> Queue<Q> {
         self.queue.clone()
+    }
+
+    /// Takes keys from this queue, which others fill as well.
+    pub fn fed_by(mut self, queue: &Queue<Q>) -> Self {
+        self.queue = queue.clone();
+        self
     }
 
     /// Runs until `shutdown`; then waits for the reconciliations under way.

@@ -126,7 +126,7 @@ impl EmbeddedRuntime {
             std::fs::create_dir_all(&dir).map_err(step(format!("make {}", dir.display())))?;
         }
         let cgroups = Cgroups::detect().map_err(step("find the cgroup hierarchies".to_owned()))?;
-        let images = ImageStore::open(&config.root)?;
+        let images = ImageStore::open(&config.root, config.registries.as_deref())?;
         let fast_moves = if cgroups.v2_only() { None } else { zygote::fast_cgroup_moves() };
         let shims = format!("{}/shims", config.cgroup_root);
         cgroups.create(&shims).map_err(step(format!("make cgroup {shims}")))?;
@@ -192,10 +192,11 @@ impl EmbeddedRuntime {
     /// Lets go of all shims and waits for the runtime's tasks. Containers run
     /// on; a later [`EmbeddedRuntime::open`] finds them.
     pub async fn close(&self) {
+        // Closed first: a connection that ends is then not made anew.
+        self.inner.tasks.close();
         for sandbox in lock(&self.inner.sandboxes).values() {
             sandbox.disconnect();
         }
-        self.inner.tasks.close();
         self.inner.tasks.wait().await;
     }
 }
@@ -341,30 +342,25 @@ impl Runtime for EmbeddedRuntime {
     }
 
     async fn pull_image(&self, reference: &str, auth: Option<RegistryAuth>) -> Result<String, RuntimeError> {
-        drop(auth);
-        Err(ImageError::NotFound { reference: reference.to_owned() }.into())
+        Ok(self.inner.images.pull(reference, auth).await?)
     }
 
     async fn image(&self, reference: &str) -> Result<Option<Image>, RuntimeError> {
-        Ok(self.inner.images.find(reference).map(|record| self.inner.images.describe(&record)))
+        Ok(self.inner.images.image(reference)?)
     }
 
     async fn images(&self) -> Result<Vec<Image>, RuntimeError> {
-        Ok(self.inner.images.list().iter().map(|record| self.inner.images.describe(record)).collect())
+        Ok(self.inner.images.images()?)
     }
 
     async fn remove_image(&self, reference: &str) -> Result<(), RuntimeError> {
-        let (inner, reference) = (Arc::clone(&self.inner), reference.to_owned());
-        blocking(move || {
-            inner.images.remove(&reference)?;
-            Ok(inner.images.collect(&inner.used_layers())?)
-        })
-        .await
+        let (images, reference) = (Arc::clone(&self.inner.images), reference.to_owned());
+        blocking(move || Ok(images.remove(&reference)?)).await
     }
 
     async fn import_image(&self, path: &Path) -> Result<Vec<String>, RuntimeError> {
         let (images, path) = (Arc::clone(&self.inner.images), path.to_owned());
-        blocking(move || Ok(crate::image::archive::import(&images, &path)?)).await
+        blocking(move || Ok(images.import(&path)?)).await
     }
 
     async fn image_filesystem(&self) -> Result<FilesystemUsage, RuntimeError> {

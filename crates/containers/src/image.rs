@@ -1,10 +1,13 @@
-//! Images: names, what is on this machine, how layers get onto its disk.
-//! Running them is not its matter.
+//! Images: names, what is on this machine, how layers get onto its disk, from
+//! files and from registries. Running them is not its matter.
 
-pub(crate) mod archive;
+mod archive;
+mod http;
 mod layer;
 mod oci;
+mod pull;
 pub mod reference;
+mod registries;
 pub(crate) mod store;
 
 pub(crate) use self::layer::hex;

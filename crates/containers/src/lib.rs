@@ -16,6 +16,7 @@ mod sys;
 
 pub use embedded::{EmbeddedConfig, EmbeddedRuntime, OpenError, ShimCommand};
 pub use image::reference;
+pub use image::store::ImageStore;
 pub use shim::shim_main;
 
 /// `bytes` random bytes of the kernel as lower-case hex.

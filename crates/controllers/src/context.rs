@@ -69,6 +69,13 @@ pub(crate) enum Error {
         /// Name of the ReplicaSet.
         name: String,
     },
+    /// A token could not be signed.
+    #[error("cannot sign a token")]
+    Sign {
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Something that the plan needs is not there yet.
     #[error("{what} is not there yet")]
     Missing {

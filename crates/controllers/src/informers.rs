@@ -3,7 +3,7 @@
 use client::{Client, Informer, InformerTask, WatchParams};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 /// Where node agents renew their leases.
@@ -44,4 +44,5 @@ informers! {
     replica_sets: ReplicaSet = Client::all, WatchParams::default();
     service_accounts: ServiceAccount = Client::all, WatchParams::default();
     services: Service = Client::all, WatchParams::default();
+    token_secrets: Secret = Client::all, WatchParams::fields(format!("type={}", crate::tokens::SECRET_TYPE));
 }

@@ -12,13 +12,25 @@ mod informers;
 mod intstr;
 mod pods;
 mod services;
+mod taints;
 mod template;
+mod discovery;
 
 mod deployment;
 mod endpoints;
 mod endpointslice;
+mod gc;
+mod namespace;
+mod nodeipam;
+mod nodelifecycle;
+mod nodettl;
+mod podgc;
 mod replicaset;
+mod rootca;
+mod serviceaccount;
+mod tainteviction;
+mod tokens;
 
 mod run;
 
-pub use run::{Controllers, ControllersConfig, Name};
+pub use run::{Controllers, ControllersConfig, Name, TokenSigner};

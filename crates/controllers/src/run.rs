@@ -1,6 +1,7 @@
 //! Which controllers run, and running them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use client::Client;
 use client::events::Recorder;
@@ -11,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::informers::Informers;
-use crate::{deployment, endpoints, endpointslice, replicaset};
-use std::sync::Arc;
+use crate::{deployment, endpoints, endpointslice, gc, namespace, nodeipam, nodelifecycle, nodettl, podgc, replicaset, rootca};
+use crate::{serviceaccount, tainteviction, tokens};
 
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $start:expr;)*) => {
@@ -56,12 +57,56 @@ names! {
     EndpointSlice = "endpointslice-controller", |context, _, shutdown| endpointslice::controller(context).run(shutdown).boxed();
     /// Deployments.
     Deployment = "deployment-controller", |context, _, shutdown| deployment::controller(context).run(shutdown).boxed();
+    /// What has no owner any more.
+    GarbageCollector = "garbage-collector-controller", |context, _, shutdown| gc::run(context.clone(), shutdown).boxed();
+    /// Namespaces that are to be deleted.
+    Namespace = "namespace-controller", |context, _, shutdown| namespace::controller(context).run(shutdown).boxed();
+    /// Networks of nodes.
+    NodeIpam = "node-ipam-controller", |context, config, shutdown| {
+        let controller = config
+            .cluster_cidr
+            .as_deref()
+            .and_then(|cidr| nodeipam::controller(context, cidr, config.node_cidr_mask));
+        match controller {
+            Some(controller) => controller.run(shutdown).boxed(),
+            None => std::future::ready(()).boxed(),
+        }
+    };
+    /// Health and taints of nodes.
+    NodeLifecycle = "node-lifecycle-controller", |context, _, shutdown| nodelifecycle::controller(context).run(shutdown).boxed();
+    /// Pods that nobody else removes.
+    PodGc = "pod-garbage-collector-controller", |context, _, shutdown| podgc::controller(context).run(shutdown).boxed();
+    /// Pods on nodes with taints that they do not tolerate.
+    TaintEviction = "taint-eviction-controller", |context, _, shutdown| tainteviction::controller(context).run(shutdown).boxed();
+    /// The nodes' annotation for caching.
+    Ttl = "ttl-controller", |context, _, shutdown| nodettl::controller(context).run(shutdown).boxed();
+    /// The root CA ConfigMap of namespaces.
+    RootCa = "root-ca-certificate-publisher-controller", |context, config, shutdown| match &config.root_ca {
+        Some(root_ca) => rootca::controller(context, root_ca).run(shutdown).boxed(),
+        None => std::future::ready(()).boxed(),
+    };
+    /// The default service account of namespaces.
+    ServiceAccount = "serviceaccount-controller", |context, _, shutdown| serviceaccount::controller(context).run(shutdown).boxed();
+    /// Secrets with tokens of service accounts.
+    ServiceAccountToken = "serviceaccount-token-controller", |context, config, shutdown| match &config.token_signer {
+        Some(signer) => {
+            let contents = tokens::Contents { signer: signer.clone(), root_ca: config.root_ca.clone() };
+            tokens::controller(context, contents).run(shutdown).boxed()
+        }
+        None => std::future::ready(()).boxed(),
+    };
     /// ReplicaSets.
     ReplicaSet = "replicaset-controller", |context, _, shutdown| replicaset::controller(context).run(shutdown).boxed();
 }
 
+/// Signs tokens with the key that the API server trusts.
+pub trait TokenSigner: Send + Sync + 'static {
+    /// A JSON web token with these claims, in its compact form.
+    fn sign(&self, claims: &serde_json::Value) -> Result<String, Box<dyn std::error::Error + Send + Sync>>;
+}
+
 /// What the controllers need to know beyond what the API says.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ControllersConfig {
     /// Which run.
     pub enabled: BTreeSet<Name>,
@@ -70,6 +115,8 @@ pub struct ControllersConfig {
     /// PEM of the authority that signed the API server's certificate; absent:
     /// no `kube-root-ca.crt` is published.
     pub root_ca: Option<String>,
+    /// Signs the tokens of token Secrets; absent: they are not filled in.
+    pub token_signer: Option<Arc<dyn TokenSigner>>,
     /// Network from which nodes get theirs, `10.244.0.0/16`; absent: nodes
     /// bring their own.
     pub cluster_cidr: Option<String>,
@@ -83,6 +130,7 @@ impl Default for ControllersConfig {
             enabled: Name::ALL.iter().copied().collect(),
             cluster_domain: "cluster.local".into(),
             root_ca: None,
+            token_signer: None,
             cluster_cidr: None,
             node_cidr_mask: 24,
         }

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use api::types::api::apps::v1::Deployment;
 use api::types::api::core::v1::{Pod, Service};
-use client::client::Client;
-use client::watch::{WatchEvent, WatchParams};
+use client::Client;
+use client::{WatchEvent, WatchParams};
 use futures_util::StreamExt;
 use serde_json::json;
 
@@ -105,7 +105,9 @@ async fn play(cluster: &mut Cluster, folder: &Path, wakes: u32, progress: &Progr
     progress.step("applied", "applied examples/web.yaml: Deployment, Service, sleep policy", json!({}));
 
     let web = service(&client, "default", "web").await?;
-    probe::first_answer(web).await.map_err(|source| DemoError::Io { step: "asking the app for the first time", source })?;
+    probe::first_answer(web)
+        .await
+        .map_err(|source| DemoError::Io { step: "asking the app for the first time", source })?;
     let first_answer_ms = progress.elapsed_ms();
     progress.step("answered", &format!("first answer from the Service at {web}"), json!({"service": web.to_string()}));
     let dns = service(&client, "kube-system", "kube-dns").await?;
@@ -113,7 +115,8 @@ async fn play(cluster: &mut Cluster, folder: &Path, wakes: u32, progress: &Progr
         .await
         .map_err(|source| DemoError::Io { step: "asking the cluster's DNS", source })?;
     if IpAddr::V4(named) != web.ip() {
-        let source = io::Error::other(format!("web.default.svc.cluster.local is {named}, the Service has {}", web.ip()));
+        let source =
+            io::Error::other(format!("web.default.svc.cluster.local is {named}, the Service has {}", web.ip()));
         return Err(DemoError::Io { step: "asking the cluster's DNS", source });
     }
     progress.step("named", &format!("web.default.svc.cluster.local is {named}"), json!({"address": named.to_string()}));
@@ -191,8 +194,13 @@ async fn cold_start(client: &Client, web: SocketAddr) -> Result<Duration, DemoEr
 }
 
 async fn scale(client: &Client, replicas: i32) -> Result<(), DemoError> {
-    let patch = client::api::Patch::Merge(json!({"spec": {"replicas": replicas}}));
-    client.namespaced::<Deployment>("default").patch("web", &patch).await.map(drop).map_err(api_error("scaling the app"))
+    let patch = client::Patch::Merge(json!({"spec": {"replicas": replicas}}));
+    client
+        .namespaced::<Deployment>("default")
+        .patch("web", &patch)
+        .await
+        .map(drop)
+        .map_err(api_error("scaling the app"))
 }
 
 /// Waits until the app has no pod.
@@ -202,7 +210,8 @@ async fn gone(client: &Client) -> Result<(), DemoError> {
     let search = async {
         let mut events = pods.watch(&WatchParams::labels("app=web")).await.map_err(api_error(WHAT))?;
         loop {
-            let left = pods.list(&client::api::ListParams { label_selector: Some("app=web".to_owned()), ..Default::default() });
+            let left =
+                pods.list(&client::ListParams { label_selector: Some("app=web".to_owned()), ..Default::default() });
             if left.await.map_err(api_error(WHAT))?.items.is_empty() {
                 return Ok(());
             }
@@ -214,7 +223,13 @@ async fn gone(client: &Client) -> Result<(), DemoError> {
     tokio::time::timeout(LIMIT, search).await.unwrap_or(Err(DemoError::Late { what: WHAT }))
 }
 
-fn report(progress: &Progress, first_answer_ms: f64, awake: &mut [Duration], woken: &mut [Duration], cold: &mut [Duration]) {
+fn report(
+    progress: &Progress,
+    first_answer_ms: f64,
+    awake: &mut [Duration],
+    woken: &mut [Duration],
+    cold: &mut [Duration],
+) {
     let rows = [("awake", &*sorted(awake)), ("frozen", &*sorted(woken)), ("cold", &*sorted(cold))];
     progress.text("");
     progress.text("                          n     p50 ms     p90 ms     p99 ms     max ms");

@@ -9,7 +9,8 @@ use crate::arguments::LogFormat;
 /// Starts logging for the whole process. `level` is a level or a filter such
 /// as `info,kubelet=debug`.
 pub(crate) fn start(level: &str, format: LogFormat) -> Result<(), String> {
-    let filter = EnvFilter::try_new(level).map_err(|error| format!("--log {level:?}: {error}; use error, warn, info, debug or trace"))?;
+    let filter = EnvFilter::try_new(level)
+        .map_err(|error| format!("--log {level:?}: {error}; use error, warn, info, debug or trace"))?;
     let colour = std::env::var_os("NO_COLOR").is_none() && rustix::termios::isatty(std::io::stderr());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
     let started = match format {

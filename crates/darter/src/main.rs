@@ -6,8 +6,12 @@ mod demo;
 mod demo_app;
 mod instance;
 mod logging;
+mod parts;
 mod pki;
 mod progress;
+mod status;
+mod transport;
+mod up;
 mod version;
 
 use std::process::ExitCode;
@@ -24,8 +28,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // The two commands that live inside pods stay single-threaded and small.
     match &arguments.command {
-        Command::Shim { arguments } => return containers::shim_main(arguments),
-        Command::DemoApp { listen } => return outcome(small_runtime().and_then(|runtime| runtime.block_on(demo_app::run(*listen)))),
+        Command::Shim { arguments } => containers::shim_main(arguments),
+        Command::DemoApp { listen } => {
+            return outcome(small_runtime().and_then(|runtime| runtime.block_on(demo_app::run(*listen))));
+        }
         Command::Completion { shell } => {
             clap_complete::generate(*shell, &mut Arguments::command(), "darter", &mut std::io::stdout());
             return ExitCode::SUCCESS;
@@ -49,6 +55,10 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> ExitCode {
     match command {
         Command::Demo(demo) => outcome(demo::run(&demo).await),
+        Command::Up(up) => outcome(up::run(&up).await),
+        Command::Scheduler(part) => outcome(parts::scheduler(&part).await),
+        Command::Controllers(part) => outcome(parts::controllers(&part).await),
+        Command::Status(status) => status::print(&status).await,
         _ => ExitCode::from(2),
     }
 }

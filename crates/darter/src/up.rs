@@ -11,7 +11,6 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use client::Client;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -21,7 +20,6 @@ use crate::arguments;
 use crate::instance::Instance;
 use crate::pki::PkiError;
 use crate::progress::Progress;
-use crate::transport::InProcess;
 use control::Control;
 
 /// Requests in flight have this long to end after SIGTERM. Nothing depends on
@@ -151,8 +149,7 @@ fn start_deciders(
     shutdown: &CancellationToken,
     parts: &mut Parts,
 ) -> Result<(), UpError> {
-    let client = |user: &str| Client::new(InProcess::new(control.server.clone(), user, &["system:authenticated"]));
-    let scheduler = scheduler::Scheduler::new(client("system:kube-scheduler"), scheduler::SchedulerConfig::default());
+    let scheduler = scheduler::Scheduler::new(control.part("system:kube-scheduler"), scheduler::SchedulerConfig::default());
     let token = shutdown.clone();
     parts.spawn(async move {
         scheduler.run(token).await;
@@ -160,11 +157,11 @@ fn start_deciders(
     });
     let config = controllers::ControllersConfig {
         cluster_domain: arguments.cluster_domain.clone(),
-        root_ca_pem: control.authority_pem.clone(),
+        root_ca: Some(control.authority_pem.clone()),
         cluster_cidr: Some(arguments.cluster_cidr.clone()),
         ..controllers::ControllersConfig::default()
     };
-    let controllers = controllers::Controllers::new(client("system:kube-controller-manager"), config);
+    let controllers = controllers::Controllers::new(control.part("system:kube-controller-manager"), config);
     let token = shutdown.clone();
     parts.spawn(async move {
         controllers.run(token).await;

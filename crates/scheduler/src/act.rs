@@ -8,7 +8,7 @@ use std::sync::Arc;
 use api::error::Chain;
 use api::types::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition};
 use client::events::Recorder;
-use client::{Client, ClientError, DeleteParams, Patch};
+use client::{Client, ClientError, DeleteParams, Patch, Preconditions};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -31,7 +31,7 @@ const PATCH_ATTEMPTS: u32 = 5;
 pub(crate) enum Job {
     Bind { pod: Arc<Pod>, node: Arc<str> },
     Report(Report),
-    Preempt { report: Report, victims: Vec<PodKey>, outranked: Vec<PodKey>, node: Arc<str> },
+    Preempt { report: Report, victims: Vec<(PodKey, Arc<str>)>, outranked: Vec<PodKey>, node: Arc<str> },
     PrepareVolumes { pod: Arc<Pod>, node: Arc<str>, plan: VolumePlan },
     Skipped { pod: Arc<Pod> },
 }
@@ -225,13 +225,19 @@ impl Actor {
 
     /// Upstream's order: nominations of less important pods are void, then all
     /// victims but the last go, then the last one.
-    async fn make_room(&self, preemptor_uid: &str, victims: &[PodKey], outranked: &[PodKey], node: &str) -> bool {
+    async fn make_room(
+        &self,
+        preemptor_uid: &str,
+        victims: &[(PodKey, Arc<str>)],
+        outranked: &[PodKey],
+        node: &str,
+    ) -> bool {
         let mut succeeded = true;
         for key in outranked {
             succeeded &= self.patch_status(key, json!({"status": {"nominatedNodeName": null}})).await;
         }
-        for victim in victims {
-            if let Err(error) = self.evict(victim, preemptor_uid, node).await {
+        for (victim, uid) in victims {
+            if let Err(error) = self.evict(victim, uid, preemptor_uid, node).await {
                 tracing::warn!(namespace = &*victim.namespace, name = &*victim.name, err = %Chain(&error), "cannot preempt the pod");
                 return false;
             }
@@ -239,9 +245,12 @@ impl Actor {
         succeeded
     }
 
-    async fn evict(&self, victim: &PodKey, preemptor_uid: &str, node: &str) -> Result<(), ClientError> {
+    async fn evict(&self, victim: &PodKey, uid: &str, preemptor_uid: &str, node: &str) -> Result<(), ClientError> {
         let pods = self.client.namespaced::<Pod>(&victim.namespace);
         let Some(pod) = pods.get_opt(&victim.name).await? else { return Ok(()) };
+        if pod.metadata.uid.as_deref() != Some(uid) || pod.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
         let message = format!("{}: preempting to accommodate a higher priority pod", self.scheduler_name);
         let condition = PodCondition {
             type_: "DisruptionTarget".into(),
@@ -257,7 +266,11 @@ impl Actor {
                 other => other.map(drop)?,
             }
         }
-        match pods.delete(&victim.name, &DeleteParams::default()).await {
+        let only_this = DeleteParams {
+            preconditions: Some(Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() }),
+            ..DeleteParams::default()
+        };
+        match pods.delete(&victim.name, &only_this).await {
             Err(error) if error.is_not_found() => return Ok(()),
             other => other?,
         }

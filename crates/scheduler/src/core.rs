@@ -42,8 +42,8 @@ pub enum Step {
     Preempt {
         /// The pod's report, to be sent first.
         report: Report,
-        /// Pods to delete, the last one last.
-        victims: Vec<PodKey>,
+        /// Pods to delete with their uids, the last one last.
+        victims: Vec<(PodKey, Arc<str>)>,
         /// Less important pods that lose their nomination for that node.
         outranked: Vec<PodKey>,
         /// The node.
@@ -336,8 +336,19 @@ impl Core {
                 self.queue.remove(&queued.uid);
                 return Some(Step::Skipped { pod: queued.pod });
             }
-            return Some(self.try_pod(queued, now));
+            match self.try_pod(queued, now) {
+                Step::Report(report) if !self.is_worth_sending(&report, now) => {}
+                step => return Some(step),
+            }
         }
+    }
+
+    /// A pod that is tried again and again while others come and go is reported
+    /// once: not for each try.
+    fn is_worth_sending(&mut self, report: &Report, now: Duration) -> bool {
+        let stated = nominated_node(&report.pod);
+        let renominates = report.nomination.as_ref().is_some_and(|node| node.as_deref() != stated);
+        self.queue.is_news(&uid_of(&report.pod), &report.message, now) || renominates
     }
 
     /// When [`Core::next`] has something by time alone.
@@ -435,8 +446,8 @@ impl Core {
         self.nominations.set(uid.clone(), nominated);
         // The last one is deleted last; the least important tells best that
         // room is there.
-        let victims: Vec<PodKey> =
-            pods.iter().filter(|pod| !pod.class.terminating).map(|pod| pod.key.clone()).collect();
+        let staying = pods.iter().filter(|pod| !pod.class.terminating);
+        let victims: Vec<(PodKey, Arc<str>)> = staying.map(|pod| (pod.key.clone(), pod.uid.clone())).collect();
         let Step::Report(report) = self.reject(queued, by, message, Some(Some(node.clone())), now) else {
             unreachable!("a rejection without preemption is a report")
         };

@@ -46,6 +46,8 @@ pub struct QueuedPod {
     /// Makes equal stamps differ, in order of arrival.
     sequence: u64,
     place: Place,
+    /// What was said of it last, and when.
+    said: Option<(String, Duration)>,
     /// What it was put in place with.
     position: QueuePosition,
 }
@@ -118,6 +120,7 @@ impl Queue {
             stamp: now,
             sequence: self.sequence,
             place: Place::InFlight,
+            said: None,
             position: (Reverse(0), now, self.sequence),
         };
         self.pods.insert(uid.clone(), queued);
@@ -195,6 +198,18 @@ impl Queue {
         };
         self.take_out(uid);
         self.put(uid, place);
+    }
+
+    /// True if something else was said of the pod last, or long ago: saying it
+    /// again is worth a write.
+    pub fn is_news(&mut self, uid: &str, message: &str, now: Duration) -> bool {
+        let Some(queued) = self.pods.get_mut(uid) else { return true };
+        let said = queued.said.as_ref();
+        let known = said.is_some_and(|(said, at)| said == message && now < *at + UNSCHEDULABLE_TIMEOUT);
+        if !known {
+            queued.said = Some((message.to_owned(), now));
+        }
+        !known
     }
 
     /// Lets the pods that wait for an event try again for which `helps` is

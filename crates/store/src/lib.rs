@@ -13,7 +13,7 @@ mod ephemeral;
 pub mod memory;
 mod stage;
 
-pub use embedded::EmbeddedStore;
+pub use embedded::{EmbeddedStore, Options};
 pub use ephemeral::EphemeralStore;
 
 use std::any::Any;

@@ -5,6 +5,7 @@
 mod descriptions;
 mod gotypes;
 mod kinds;
+mod operations;
 mod rbac;
 mod schemas;
 
@@ -41,6 +42,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     fs::create_dir_all(&arguments.out).map_err(|error| format!("{}: {error}", arguments.out.display()))?;
     write(&arguments.out.join("schemas.txt"), &table)?;
     write(&arguments.out.join("kinds.txt"), &kinds)?;
+    let operations = operations::table(&arguments.data.join("openapi/v3"))?;
+    write(&arguments.out.join("operations.txt"), &operations)?;
     write(&arguments.out.join("rbac.jsonl"), &rbac::table(&arguments.data)?)?;
     write(&arguments.out.join("descriptions.txt"), &descriptions::table(&definitions))
 }

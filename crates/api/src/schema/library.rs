@@ -143,6 +143,12 @@ impl Definition {
         })
     }
 
+    /// Required fields, in OpenAPI's order.
+    pub fn required(&self) -> impl Iterator<Item = &'static str> {
+        let list = self.attribute("req=").unwrap_or_default();
+        list.split(',').filter(|name| !name.is_empty())
+    }
+
     /// `x-kubernetes-unions` as JSON text.
     pub fn unions(&self) -> Option<&'static str> {
         self.attribute("unions=")
@@ -175,10 +181,13 @@ impl Definition {
         }
         let mut fields = Vec::new();
         for line in self.body.lines() {
-            fields.push(field(line, library)?);
+            let mut field = field(line, library)?;
+            field.required = self.required().any(|name| field.name == name);
+            fields.push(field);
         }
         let name = self.name.rsplit('.').next().unwrap_or(self.name).into();
-        let known = Struct { name, fields, preserve_unknown: false, dialect: Dialect::Go };
+        let keeps_empty = ["apiextensions.", "apiregistration."].iter().any(|package| self.name.starts_with(package));
+        let known = Struct { name, fields, preserve_unknown: false, dialect: Dialect::Go, keeps_empty };
         let mut schema = Schema::new(Shape::Struct(Box::new(known)));
         schema.map = self.attribute("map=").and_then(map_type);
         Ok(schema)
@@ -207,14 +216,16 @@ fn field(line: &'static str, library: &'static Library) -> Result<Field, TableEr
     let spelling = words.next().ok_or_else(|| broken("no type", line))?;
     let number = words.next().ok_or_else(|| broken("no number", line))?;
     let mut schema = type_of(spelling, library).ok_or_else(|| broken("a type that cannot be read", line))?;
-    let (mut required, mut omit) = (false, Omit::Never);
+    let mut omit = Omit::Never;
     for attribute in words {
         let (key, value) = attribute.split_once('=').unwrap_or((attribute, ""));
         match key {
-            "req" => required = true,
             "omit" => omit = Omit::Empty,
             "omitzero" => omit = Omit::Zero,
-            "list" => schema.list = list_type(value).ok_or_else(|| broken("unknown list type", line))?,
+            "list" => {
+                schema.list = list_type(value).ok_or_else(|| broken("unknown list type", line))?;
+                schema.explicit_list = true;
+            }
             "map" => schema.map = map_type(value),
             "patch" => {
                 schema.patch.merge = value.split('+').any(|part| part == "merge");
@@ -233,7 +244,7 @@ fn field(line: &'static str, library: &'static Library) -> Result<Field, TableEr
         "-" => None,
         number => Some(proto(number).ok_or_else(|| broken("a field number that is none", line))?),
     };
-    Ok(Field { name: name.into(), schema, required, omit, proto })
+    Ok(Field { name: name.into(), schema, required: false, omit, proto })
 }
 
 fn proto(text: &str) -> Option<Proto> {
@@ -325,9 +336,9 @@ fn special(word: &str, library: &'static Library) -> Result<Shape, TableError> {
 mod tests {
     use super::*;
 
-    const TABLE: &str = "# head\npackage core.v1 io.k8s.api.core.v1\ntype core.v1.A gvk=/v1/A\n \
+    const TABLE: &str = "# head\npackage core.v1 io.k8s.api.core.v1\ntype core.v1.A gvk=/v1/A req=protocol\n \
         next *@core.v1.A 2.3 omit\n ports []int32 1 omit list=map(port,protocol) patch=merge mergekey=port\n \
-        protocol string=v1.Protocol 4 req default=\"TCP\"\ntype core.v1.B\n";
+        protocol string=v1.Protocol 4 default=\"TCP\"\ntype core.v1.B\n";
 
     #[test]
     fn a_table_is_read_and_refers_to_itself() {
@@ -341,7 +352,8 @@ mod tests {
         let ports = schema.field("ports").unwrap();
         assert_eq!(ports.schema.list, ListType::Map(vec!["port".into(), "protocol".into()]));
         assert!(ports.schema.patch.merge);
-        assert_eq!(schema.field("protocol").unwrap().schema.go_name(), "v1.Protocol");
+        let protocol = schema.field("protocol").unwrap();
+        assert!(protocol.required && protocol.schema.go_name() == "v1.Protocol");
         assert!(library.get("core.v1.B").unwrap().schema().fields().is_empty());
     }
 

@@ -18,7 +18,9 @@ impl Plugin for NamespaceLifecycle {
     fn handles(&self, request: &Request<'_>) -> bool {
         match request.operation {
             Operation::Create => {
-                request.resource.collection.namespaced && !request.resource.verbs.is_empty() && !is_access_review(request)
+                request.resource.collection.namespaced
+                    && !request.resource.verbs.is_empty()
+                    && !is_access_review(request)
             }
             Operation::Delete => request.is("", "namespaces"),
             Operation::Update | Operation::Connect => false,
@@ -54,10 +56,7 @@ async fn check(request: &Request<'_>) -> Result<(), Status> {
     if object::text(&current.object, "status.phase") != "Terminating" && !current.object.deleting() {
         return Ok(());
     }
-    let why = format!(
-        "unable to create new content in namespace {} because it is being terminated",
-        request.namespace
-    );
+    let why = format!("unable to create new content in namespace {} because it is being terminated", request.namespace);
     let mut status = request.forbid(&why);
     let cause = StatusCause {
         reason: Some("NamespaceTerminating".to_owned()),

@@ -99,7 +99,8 @@ async fn pod(request: &Request<'_>, node: &str, pod: &Value) -> Result<(), Statu
         }
         Operation::Update | Operation::Connect => {
             let operation = format!("{:?}", request.operation).to_uppercase();
-            let why = format!("unexpected operation \"{operation}\", node \"{node}\" can only create and delete mirror pods");
+            let why =
+                format!("unexpected operation \"{operation}\", node \"{node}\" can only create and delete mirror pods");
             Err(request.forbid(&why))
         }
     }
@@ -108,7 +109,9 @@ async fn pod(request: &Request<'_>, node: &str, pod: &Value) -> Result<(), Statu
 async fn mirror_pod(request: &Request<'_>, node: &str, pod: &Value) -> Result<(), Status> {
     let refuse = |why: String| Err(request.forbid(&why));
     if pod.annotation(MIRROR).is_none() {
-        return refuse(format!("pod does not have \"{MIRROR}\" annotation, node \"{node}\" can only create mirror pods"));
+        return refuse(format!(
+            "pod does not have \"{MIRROR}\" annotation, node \"{node}\" can only create mirror pods"
+        ));
     }
     if object::text(pod, "spec.nodeName") != node {
         return refuse(format!("node \"{node}\" can only create pods with spec.nodeName set to itself"));
@@ -116,7 +119,9 @@ async fn mirror_pod(request: &Request<'_>, node: &str, pod: &Value) -> Result<()
     let owner = match object::items(pod, "metadata.ownerReferences") {
         [] => return refuse(format!("node \"{node}\" can only create pods with an owner reference set to itself")),
         [owner] => owner,
-        _ => return refuse(format!("node \"{node}\" can only create pods with a single owner reference set to itself")),
+        _ => {
+            return refuse(format!("node \"{node}\" can only create pods with a single owner reference set to itself"));
+        }
     };
     let text = |field| object::text(owner, field);
     if text("apiVersion") != "v1" || text("kind") != "Node" || text("name") != node {
@@ -195,7 +200,9 @@ fn own_node(request: &Request<'_>, node: &str, new: &Value) -> Result<(), Status
         (Operation::Update, Some(old)) => {
             let differs = |path| empty_as_null(object::at(new, path)) != empty_as_null(object::at(old, path));
             if object::at(new, "spec.configSource").is_object() && differs("spec.configSource") {
-                return refuse(format!("node \"{node}\" is not allowed to update configSource to a new non-nil configSource"));
+                return refuse(format!(
+                    "node \"{node}\" is not allowed to update configSource to a new non-nil configSource"
+                ));
             }
             if differs("spec.taints") {
                 return refuse(format!("node \"{node}\" is not allowed to modify taints"));
@@ -215,7 +222,8 @@ fn own_node(request: &Request<'_>, node: &str, new: &Value) -> Result<(), Status
 
 /// The changed labels that are not a node's to change, in order.
 fn forbidden_labels(new: &Value, old: &Value) -> String {
-    let keys = |labels: &Value| labels.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect::<Vec<_>>();
+    let keys =
+        |labels: &Value| labels.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect::<Vec<_>>();
     let all: BTreeSet<String> = keys(new).into_iter().chain(keys(old)).collect();
     let changed = all.into_iter().filter(|key| new.get(key) != old.get(key));
     changed.filter(|key| forbidden_label(key)).collect::<Vec<_>>().join(", ")
@@ -245,7 +253,8 @@ fn claim_status(request: &Request<'_>, node: &str, new: &Value) -> Result<(), St
         claim
     };
     if bare(old) != bare(new) {
-        let why = format!("node \"{node}\" is not allowed to update fields other than status.quantity and status.conditions");
+        let why =
+            format!("node \"{node}\" is not allowed to update fields other than status.quantity and status.conditions");
         return Err(request.forbid(&why));
     }
     Ok(())
@@ -286,7 +295,8 @@ async fn audience(request: &Request<'_>, asked: &Value, pod: &Value) -> Result<(
         [one] => one.as_str().unwrap_or_default(),
         _ => return Err("node may only request 0 or 1 audiences".to_owned()),
     };
-    let projected = object::items(pod, "spec.volumes").iter().flat_map(|volume| object::items(volume, "projected.sources"));
+    let projected =
+        object::items(pod, "spec.volumes").iter().flat_map(|volume| object::items(volume, "projected.sources"));
     let mut named = projected
         .filter(|source| source.get("serviceAccountToken").is_some_and(Value::is_object))
         .any(|source| object::text(source, "serviceAccountToken.audience") == audience);
@@ -367,7 +377,9 @@ fn slice(request: &Request<'_>, node: &str, new: &Value) -> Result<(), Status> {
         _ => return Ok(()),
     };
     if object::text(object, "spec.nodeName") != node {
-        return Err(request.forbid(&format!("can only {done} ResourceSlice with the same NodeName as the requesting node")));
+        return Err(
+            request.forbid(&format!("can only {done} ResourceSlice with the same NodeName as the requesting node"))
+        );
     }
     Ok(())
 }
@@ -402,7 +414,8 @@ mod tests {
 
     #[test]
     fn a_node_sets_its_own_labels_and_no_others() {
-        for own in ["kubernetes.io/hostname", "node.kubernetes.io/x", "a.kubelet.kubernetes.io/x", "example.com/x", "x"] {
+        for own in ["kubernetes.io/hostname", "node.kubernetes.io/x", "a.kubelet.kubernetes.io/x", "example.com/x", "x"]
+        {
             assert!(!forbidden_label(own), "{own}");
         }
         for other in [

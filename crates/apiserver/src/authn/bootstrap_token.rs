@@ -86,7 +86,10 @@ mod tests {
         let now = "2026-01-01T00:00:00Z".parse().expect("a time");
         let user = user(&secret, "abcdef", "0123456789abcdef", now);
         let groups = user.map(|user| user.groups);
-        assert_eq!(groups.as_ref().map(|groups| groups.iter().map(String::as_str).collect::<Vec<_>>()).as_deref(), expected);
+        assert_eq!(
+            groups.as_ref().map(|groups| groups.iter().map(String::as_str).collect::<Vec<_>>()).as_deref(),
+            expected
+        );
     }
 
     #[test]

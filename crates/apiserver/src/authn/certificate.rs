@@ -47,7 +47,8 @@ mod tests {
         let key = rcgen::KeyPair::generate().expect("a key");
         let certificate = parameters.self_signed(&key).expect("a certificate");
         let user = user(certificate.der());
-        let shown = user.as_ref().map(|user| (user.name.as_str(), user.groups.iter().map(String::as_str).collect::<Vec<_>>()));
+        let shown =
+            user.as_ref().map(|user| (user.name.as_str(), user.groups.iter().map(String::as_str).collect::<Vec<_>>()));
         assert_eq!(shown, expected.map(|(name, groups)| (name, groups.to_vec())));
         if let Some(user) = user {
             assert!(user.extra[CREDENTIAL][0].starts_with("X509SHA256="));

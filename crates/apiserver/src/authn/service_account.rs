@@ -71,7 +71,7 @@ impl Authenticators {
         let (namespace, account) = (&claims.bound.namespace, &claims.bound.serviceaccount);
         let key = format!("{}{namespace}/{}", self.keys.accounts, account.name);
         let entry = self.store.get(&key).await.map_err(|error| error.to_string())?;
-        let found = metadata(&entry.ok_or_else(|| format!("serviceaccounts \"{}\" not found", account.name))?)?;
+        let found = metadata(&*entry.ok_or_else(|| format!("serviceaccounts \"{}\" not found", account.name))?)?;
         if found.uid != account.uid {
             return Err(format!("service account UID ({}) does not match claim ({})", found.uid, account.uid));
         }
@@ -90,8 +90,9 @@ impl Authenticators {
         now: i64,
     ) -> Result<(), String> {
         let place = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
-        let entry = self.store.get(&format!("{prefix}{place}{}", bound.name)).await.map_err(|error| error.to_string())?;
-        let found = metadata(&entry.ok_or(INVALIDATED)?)?;
+        let entry =
+            self.store.get(&format!("{prefix}{place}{}", bound.name)).await.map_err(|error| error.to_string())?;
+        let found = metadata(&*entry.ok_or(INVALIDATED)?)?;
         if found.uid != bound.uid {
             return Err(format!("{kind} UID ({}) does not match {claim} ({})", found.uid, bound.uid));
         }

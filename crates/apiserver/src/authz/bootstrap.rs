@@ -26,7 +26,37 @@ fn policy() -> Vec<Value> {
     let parse = |line| serde_json::from_str(line).expect("the generated policy is JSON, which a test checks");
     let mut objects: Vec<Value> = POLICY.lines().map(parse).collect();
     gather(&mut objects);
+    objects.extend(controllers(&objects));
     objects
+}
+
+/// The controllers of this project run as one user. It gets what upstream's
+/// controllers have one by one: it could make tokens for each of them anyway.
+fn controllers(policy: &[Value]) -> [Value; 2] {
+    const NAME: &str = "darter:controllers";
+    let own = policy.iter().filter(|one| one["kind"] == "ClusterRole" && one.name().starts_with("system:controller:"));
+    let mut rules: Vec<PolicyRule> = vec![PolicyRule::on("elastic.darter.dev", &["*"], &["*"])];
+    for rule in own.flat_map(rules_in) {
+        if !rules.contains(&rule) {
+            rules.push(rule);
+        }
+    }
+    let metadata = json!({
+        "name": NAME,
+        "annotations": {AUTO_UPDATE: "true"},
+        "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
+    });
+    let api_version = format!("{GROUP}/v1");
+    [
+        json!({"apiVersion": api_version, "kind": "ClusterRole", "metadata": metadata, "rules": rules}),
+        json!({
+            "apiVersion": api_version,
+            "kind": "ClusterRoleBinding",
+            "metadata": metadata,
+            "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": NAME},
+            "subjects": [{"apiGroup": GROUP, "kind": "User", "name": "system:kube-controller-manager"}],
+        }),
+    ]
 }
 
 /// Fills in what the aggregation controller would write at its first run.
@@ -44,9 +74,8 @@ fn gather(objects: &mut [Value]) {
             let mut gathered: Vec<Value> = Vec::new();
             for other in snapshot.iter().filter(|other| other["kind"] == "ClusterRole" && other.name() != name) {
                 let labels = other.meta("labels").as_object().into_iter().flatten();
-                let labels: api::selector::Labels = labels
-                    .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()))
-                    .collect();
+                let labels: api::selector::Labels =
+                    labels.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect();
                 if selectors.iter().any(|selector| selector.matches(&labels)) {
                     for rule in object::items(other, "rules") {
                         if !gathered.contains(rule) {
@@ -140,7 +169,8 @@ fn completed(current: &Value, wanted: &Value) -> Option<Value> {
     } else if wanted.get("aggregationRule").is_some_and(Value::is_object) {
         // Their rules are the aggregation controller's; only the selectors are ours.
         let present = object::items(current, "aggregationRule.clusterRoleSelectors");
-        let missing = object::items(wanted, "aggregationRule.clusterRoleSelectors").iter().filter(|one| !present.contains(one));
+        let missing =
+            object::items(wanted, "aggregationRule.clusterRoleSelectors").iter().filter(|one| !present.contains(one));
         let selectors: Vec<Value> = present.iter().chain(missing).cloned().collect();
         object::as_map(&mut next).insert("aggregationRule".to_owned(), json!({"clusterRoleSelectors": selectors}));
     } else {

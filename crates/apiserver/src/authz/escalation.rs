@@ -145,7 +145,5 @@ fn only_housekeeping(new: &Value, old: &Value) -> bool {
 
 /// The collections whose writes are checked.
 pub(crate) fn grants(group: &str, plural: &str) -> bool {
-    group == super::index::GROUP
-        && matches!(plural, "roles" | "clusterroles" | "rolebindings" | "clusterrolebindings")
+    group == super::index::GROUP && matches!(plural, "roles" | "clusterroles" | "rolebindings" | "clusterrolebindings")
 }
-

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use api::selector::{Labels, LabelSelector};
+use api::selector::{LabelSelector, Labels};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -182,9 +182,11 @@ impl Index {
                 self.roles.insert(key, rules);
             }
             Kind::ClusterRole => {
-                let selectors = object.aggregation_rule.and_then(|rule| rule.cluster_role_selectors).unwrap_or_default();
+                let selectors =
+                    object.aggregation_rule.and_then(|rule| rule.cluster_role_selectors).unwrap_or_default();
                 // A selector that cannot be read gathers nothing.
-                let gathers = selectors.iter().filter_map(|selector| LabelSelector::from_value(selector).ok()).collect();
+                let gathers =
+                    selectors.iter().filter_map(|selector| LabelSelector::from_value(selector).ok()).collect();
                 let labels = object.metadata.labels.unwrap_or_default();
                 self.cluster_roles.insert(key.1, ClusterRole { rules, labels, gathers });
                 self.gather();

@@ -17,7 +17,11 @@ use crate::pipeline::render;
 use crate::state::Core;
 
 /// Answers a review of any kind.
-pub(crate) async fn answer(core: &Core, call: &Call, request: Request<RequestBody>) -> Result<Response<ResponseBody>, Status> {
+pub(crate) async fn answer(
+    core: &Core,
+    call: &Call,
+    request: Request<RequestBody>,
+) -> Result<Response<ResponseBody>, Status> {
     if call.info.verb != "create" {
         return Err(Status::method_not_allowed());
     }
@@ -27,7 +31,7 @@ pub(crate) async fn answer(core: &Core, call: &Call, request: Request<RequestBod
     object::as_map(&mut review).remove("status");
     object::map_mut(&mut review, "spec");
     let manager = call.manager(&options.field_manager);
-    crate::wire::manage_create(&call.resource, &mut review, &manager, &call.stamp());
+    crate::wire::manage_create(&call.resource, &mut review, &manager, call.now);
     object::metadata(&mut review);
     match call.resource.collection.group_resource.resource.as_str() {
         "tokenreviews" => authn::reviews::token(core, &mut review).await?,

@@ -89,7 +89,8 @@ impl PolicyRule {
     /// Whether this rule covers one of [`PolicyRule::parts`].
     fn covers(&self, part: &Self) -> bool {
         let names = self.resource_names.is_empty()
-            || (!part.resource_names.is_empty() && part.resource_names.iter().all(|name| has(&self.resource_names, name)));
+            || (!part.resource_names.is_empty()
+                && part.resource_names.iter().all(|name| has(&self.resource_names, name)));
         part.verbs.iter().all(|verb| has_or_all(&self.verbs, verb))
             && part.api_groups.iter().all(|group| has_or_all(&self.api_groups, group))
             && part.resources.iter().all(|resource| covers_resource(&self.resources, resource))
@@ -204,6 +205,7 @@ mod tests {
             name,
             path: "",
             is_resource: true,
+            field_selector: "",
         };
         assert_eq!(rule.allows(&asked), expected, "{rule} {verb} {group} {resource}/{subresource} {name}");
     }
@@ -241,7 +243,8 @@ mod tests {
 
     #[test]
     fn a_rule_with_names_does_not_cover_one_without() {
-        let named = PolicyRule { resource_names: vec!["a".into(), "b".into()], ..PolicyRule::on("", &["pods"], &["get"]) };
+        let named =
+            PolicyRule { resource_names: vec!["a".into(), "b".into()], ..PolicyRule::on("", &["pods"], &["get"]) };
         let one = PolicyRule { resource_names: vec!["a".into()], ..PolicyRule::on("", &["pods"], &["get"]) };
         let all = PolicyRule::on("", &["pods"], &["get"]);
         assert!(uncovered(std::slice::from_ref(&named), std::slice::from_ref(&one)).is_empty());

@@ -212,9 +212,13 @@ impl<'a> Walk<'a> {
             };
             self.path.pop();
             self.owner = known.name.as_ref();
-            match value {
-                Some(value) => place(&mut out, field, value, dialect),
-                None => {}
+            if let Some(mut value) = value {
+                // A list of items is an answer, not something that is stored.
+                let stored = dialect == Dialect::Go && !known.keeps_empty && field.name != "items";
+                if stored && field.omit == Omit::Never && !field.schema.pointer && is_empty_collection(&field.schema, &value) {
+                    value = Value::Null;
+                }
+                place(&mut out, field, value, dialect);
             }
         }
         self.owner = owner;
@@ -336,6 +340,15 @@ pub(super) fn is_left_out(field: &Field, value: &Value) -> bool {
         Shape::Time | Shape::MicroTime => field.omit == Omit::Zero && value.is_null(),
         Shape::Quantity | Shape::IntOrString | Shape::Raw => false,
         _ => is_zero(value),
+    }
+}
+
+/// An empty list or map, where the type is no struct.
+fn is_empty_collection(schema: &Schema, value: &Value) -> bool {
+    match (schema.shape(), value) {
+        (Shape::List(_), Value::Array(items)) => items.is_empty(),
+        (Shape::Map(_), Value::Object(map)) => map.is_empty(),
+        _ => false,
     }
 }
 

@@ -109,6 +109,8 @@ fn a_tree_takes_the_form_that_go_types_give_it() {
     );
     let role = decode_text(r#"{"metadata":{"name":"a"}}"#, "rbac.v1.Role").unwrap();
     assert_eq!(role.object, json!({"metadata": {"name": "a"}, "rules": null}));
+    let empty = decode_text(r#"{"metadata":{"name":"a"},"rules":[]}"#, "rbac.v1.Role").unwrap();
+    assert_eq!(empty.object, role.object);
     let event = decode_text("{}", "core.v1.Event").unwrap().object;
     assert_eq!(event["eventTime"], Value::Null);
     assert!(event.as_object().unwrap().contains_key("firstTimestamp"));
@@ -132,4 +134,8 @@ fn yaml_reads_as_json_does() {
     assert_eq!(type_meta(body, Encoding::Yaml).unwrap().kind, "ConfigMap");
     let decoded = decode(body, Encoding::Yaml, schema("core.v1.ConfigMap")).unwrap();
     assert_eq!(decoded.object["data"], json!({"k": "1"}));
+    let two = decode(b"kind: A\n---\nkind: B\n", Encoding::Yaml, schema("core.v1.ConfigMap")).unwrap();
+    assert_eq!(two.object["kind"], "A");
+    let error = type_meta(b"a: [b\nc: d\n", Encoding::Yaml).unwrap_err().to_string();
+    assert!(error.starts_with("yaml: line "), "{error}");
 }

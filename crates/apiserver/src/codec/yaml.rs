@@ -10,13 +10,26 @@ use serde_json::Value;
 
 use super::{DecodeError, Node};
 
-/// Parses a body; an empty one is null.
+/// Parses the first document of a body; an empty one is null.
 pub(super) fn parse(body: &[u8]) -> Result<Node<'static>, DecodeError> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Node::Null);
     }
-    let Owned(node) = serde_yaml_ng::from_slice(body).map_err(|error| DecodeError::Yaml(format!("yaml: {error}")))?;
-    Ok(node)
+    let Some(document) = serde_yaml_ng::Deserializer::from_slice(body).next() else { return Ok(Node::Null) };
+    match Owned::deserialize(document) {
+        Ok(Owned(node)) => Ok(node),
+        Err(error) => Err(DecodeError::Yaml(in_gos_words(&error))),
+    }
+}
+
+/// `line 6: did not find expected key`
+fn in_gos_words(error: &serde_yaml_ng::Error) -> String {
+    let text = error.to_string();
+    let what = text.split(" at line ").next().unwrap_or(&text);
+    match error.location() {
+        Some(location) => format!("line {}: {what}", location.line()),
+        None => what.to_owned(),
+    }
 }
 
 /// Encodes a tree.

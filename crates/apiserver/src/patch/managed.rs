@@ -84,7 +84,7 @@ pub enum ApplyError {
     /// The patch does not fit the schema; upstream answers 500.
     #[error("failed to create typed patch object ({object}): {message}")]
     Typed {
-        /// `namespace/name; apps/v1, Kind=Deployment`
+        /// `namespace/name; apps/v1, Kind=Deployment`, with `/v1` for the core group.
         object: String,
         /// What does not fit.
         message: String,
@@ -315,13 +315,11 @@ pub fn apply(
 
 fn described(object: &Value) -> String {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-    format!(
-        "{}/{}; {}, Kind={}",
-        text("/metadata/namespace"),
-        text("/metadata/name"),
-        text("/apiVersion"),
-        text("/kind")
-    )
+    let api_version = text("/apiVersion");
+    // The group stands before the slash, empty for the core group.
+    let slash = if api_version.contains('/') { "" } else { "/" };
+    let (namespace, name, kind) = (text("/metadata/namespace"), text("/metadata/name"), text("/kind"));
+    format!("{namespace}/{name}; {slash}{api_version}, Kind={kind}")
 }
 
 fn apply_once(

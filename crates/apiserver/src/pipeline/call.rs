@@ -74,7 +74,8 @@ impl Call {
         if !parameter.is_empty() {
             return parameter.to_owned();
         }
-        let agent = self.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let agent =
+            self.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let name: String = agent.split('/').next().unwrap_or_default().chars().filter(|c| !c.is_control()).collect();
         name.chars().take(MANAGER_LIMIT).collect()
     }

@@ -41,7 +41,14 @@ pub(crate) struct Creation<'a> {
 }
 
 /// Creates a decoded hub object on behalf of a request.
-pub(crate) async fn create(core: &Core, call: &Call, object: Value, options: &WriteOptions) -> Result<Stored, Status> {
+/// `manages`: the object's managed fields are not yet recorded.
+pub(crate) async fn create(
+    core: &Core,
+    call: &Call,
+    object: Value,
+    options: &WriteOptions,
+    manages: bool,
+) -> Result<Stored, Status> {
     let stamp = call.stamp();
     let creation = Creation {
         user: &call.user,
@@ -49,7 +56,7 @@ pub(crate) async fn create(core: &Core, call: &Call, object: Value, options: &Wr
         stamp: &stamp,
         namespace: if call.resource.collection.namespaced { &call.info.namespace } else { "" },
         dry_run: options.dry_run,
-        manager: Some(call.manager(&options.field_manager)),
+        manager: manages.then(|| call.manager(&options.field_manager)),
         resource: &call.resource,
     };
     let (stored, warnings) = create_as(core, creation, object).await?;
@@ -95,6 +102,9 @@ pub(crate) async fn create_as(
         let mut request = admission_request(core, &creation, &name);
         core.admission.validate(&mut request, &object).await?;
         warnings.append(&mut request.warnings);
+        if !creation.dry_run {
+            crate::wire::forget_empty(creation.resource, &mut object);
+        }
         let reservation = core.hooks.begin_create(collection, &mut object, creation.dry_run)?;
         let key = collection.key(creation.namespace, &name);
         if creation.dry_run {
@@ -110,7 +120,15 @@ pub(crate) async fn create_as(
                 return Ok((Stored { object, entry: Some(entry) }, warnings));
             }
             Err(Refused::Conflict) if attempt < attempts => {}
-            Err(Refused::Conflict) => return Err(exists(collection, &object, generated)),
+            Err(Refused::Conflict) => {
+                let key = collection.key(creation.namespace, &name);
+                let going = write::current(core, &key).await?.is_some_and(|current| current.object.deleting());
+                let mut status = exists(collection, &object, generated);
+                if going && !generated {
+                    status.message = status.message.map(|message| format!("object is being deleted: {message}"));
+                }
+                return Err(status);
+            }
             Err(Refused::Failed(status)) => return Err(status),
         }
     }
@@ -168,7 +186,9 @@ pub(crate) fn match_namespace(collection: &Collection, namespace: &str, object: 
 
 fn wipe_system_fields(object: &mut Value) {
     let metadata = object::metadata(object);
-    for field in ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
+    for field in
+        ["creationTimestamp", "uid", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"]
+    {
         metadata.remove(field);
     }
 }
@@ -180,7 +200,7 @@ fn prepare(collection: &Collection, creation: &Creation<'_>, object: &mut Value,
             object::as_map(object).remove(*field);
         }
     }
-    if strategy.generation() == Generation::Spec {
+    if !matches!(strategy.generation(), Generation::None | Generation::Changes) {
         object::set_meta(object, "generation", 1);
     }
     let mut facts = Write { user: creation.user, now: creation.stamp, part: Part::Main, warnings };
@@ -191,6 +211,7 @@ fn validate(collection: &Collection, object: &Value) -> Result<(), Status> {
     let mut errors = Errors::new();
     let strategy = &*collection.strategy;
     metadata::create(object, collection.namespaced, strategy.name_rule(), &mut errors);
+    metadata::standard_finalizers(collection, object, &mut errors);
     strategy.validate_create(object, &mut errors);
     if errors.is_empty() {
         return Ok(());

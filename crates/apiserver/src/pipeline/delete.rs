@@ -54,6 +54,9 @@ pub(crate) async fn delete_at(
         };
         check_preconditions(call, &current.object, options)?;
         admit(core, call, namespace, name, options, &current.object).await?;
+        if let Some(warning) = deletion_warning(call, options) {
+            call.warn([warning]);
+        }
         let plan = plan(core, call, &current.object, options);
         if let Some(done) = carry_out(core, call, current, plan, options).await? {
             return Ok(done);
@@ -115,8 +118,8 @@ enum Plan {
     Pending,
     /// Mark it and wait.
     Mark(Value),
-    /// Remove it.
-    Remove,
+    /// Remove it; the answer shows this.
+    Remove(Value),
 }
 
 fn plan(core: &Core, call: &Call, object: &Value, options: &DeleteOptions) -> Plan {
@@ -161,13 +164,22 @@ fn plan(core: &Core, call: &Call, object: &Value, options: &DeleteOptions) -> Pl
     let pending = !next.finalizers().is_empty();
     match graceful {
         Some(grace) if grace > 0 || pending => Plan::Mark(next),
-        Some(_) => Plan::Remove,
+        Some(_) => Plan::Remove(next),
         None if pending || namespace_kept => {
             mark(&mut next, call.now);
             Plan::Mark(next)
         }
-        None => Plan::Remove,
+        None => Plan::Remove(object.clone()),
     }
+}
+
+/// What a client should know that left the fate of dependents open.
+fn deletion_warning(call: &Call, options: &DeleteOptions) -> Option<String> {
+    let open = options.propagation.is_none() && options.orphan.is_none();
+    let orphans = call.resource.collection.strategy.dependents() == Dependents::Orphan;
+    (open && orphans && call.resource.group() == "batch").then(|| {
+        "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning.".to_owned()
+    })
 }
 
 /// Deletion without grace that waits for finalizers.
@@ -198,7 +210,10 @@ fn collector_finalizers(default: Dependents, object: &Value, options: &DeleteOpt
         (Dependents::Unsupported, _, _) => (false, false),
         (_, Some(orphan), _) => (orphan, false),
         (_, None, Some(policy)) => (policy == Propagation::Orphan, policy == Propagation::Foreground),
-        (_, None, None) => (held.contains(&ORPHAN), held.contains(&FOREGROUND)),
+        (default, None, None) => {
+            let foreground = held.contains(&FOREGROUND) && !held.contains(&ORPHAN);
+            (held.contains(&ORPHAN) || (default == Dependents::Orphan && !foreground), foreground)
+        }
     };
     let mut finalizers: Vec<String> =
         held.iter().filter(|one| **one != ORPHAN && **one != FOREGROUND).map(|one| (*one).to_owned()).collect();
@@ -244,7 +259,7 @@ async fn carry_out(
                 Err(Refused::Failed(status)) => Err(status),
             }
         }
-        Plan::Remove => {
+        Plan::Remove(last) => {
             let mut revision = current.entry.modified;
             if !options.dry_run {
                 match write::remove(core, key, when).await {
@@ -256,7 +271,7 @@ async fn carry_out(
                     Err(Refused::Failed(status)) => return Err(status),
                 }
             }
-            Ok(Some(gone(call, current.object, revision)))
+            Ok(Some(gone(call, last, revision)))
         }
     }
 }

@@ -143,7 +143,7 @@ impl DeleteOptions {
             "Background" => Some(Propagation::Background),
             "Foreground" => Some(Propagation::Foreground),
             other => {
-                let supported = ["Background", "Foreground", "Orphan", "nil"];
+                let supported = ["Foreground", "Background", "Orphan", "nil"];
                 errors.not_supported(&Path::new("propagationPolicy"), &Value::from(other), &supported);
                 None
             }
@@ -198,16 +198,21 @@ impl ListOptions {
         let match_path = Path::new("resourceVersionMatch");
         if watch && send_initial_events.is_some() {
             if version_match != "NotOlderThan" {
-                errors.forbidden(&match_path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+                errors
+                    .forbidden(&match_path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
             }
         } else if send_initial_events.is_some() {
             errors.forbidden(&Path::new("sendInitialEvents"), "sendInitialEvents is forbidden for list");
         } else if !version_match.is_empty() {
             if watch {
-                errors.forbidden(&match_path, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+                errors.forbidden(
+                    &match_path,
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                );
             } else {
                 if resource_version.is_empty() {
-                    errors.forbidden(&match_path, "resourceVersionMatch is forbidden unless resourceVersion is provided");
+                    errors
+                        .forbidden(&match_path, "resourceVersionMatch is forbidden unless resourceVersion is provided");
                 }
                 if !continue_token.is_empty() {
                     errors.forbidden(&match_path, "resourceVersionMatch is forbidden when continue is provided");
@@ -217,7 +222,10 @@ impl ListOptions {
                     errors.not_supported(&match_path, &Value::from(version_match), &supported);
                 }
                 if version_match == "Exact" && resource_version == "0" {
-                    errors.forbidden(&match_path, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+                    errors.forbidden(
+                        &match_path,
+                        "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                    );
                 }
             }
         }

@@ -29,7 +29,8 @@ pub(crate) enum PatchType {
 }
 
 const SUPPORTED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
-const SUPPORTED_CUSTOM: &str = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+const SUPPORTED_CUSTOM: &str =
+    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
 
 /// Reads the patch type of a request.
 pub(crate) fn patch_type(call: &Call) -> Result<PatchType, Status> {
@@ -66,6 +67,37 @@ pub(crate) async fn patch_part(
     update::update(core, call, &target, &change, &options).await
 }
 
+/// Applies a patch of any type to a current hub object.
+pub(crate) fn patched(
+    call: &Call,
+    kind: PatchType,
+    patch: &crate::wire::PatchBody,
+    options: &WriteOptions,
+    old: &Value,
+) -> Result<Value, Status> {
+    let resource = &call.resource;
+    let mut current = old.clone();
+    resource.from_hub(&mut current);
+    let mut next = if kind == PatchType::Apply {
+        crate::wire::apply(call, Some(&current), patch, options)?
+    } else {
+        crate::wire::patch(call, kind, &current, patch, options)?
+    };
+    let (was, now) = (resource.api_version.as_str(), object::text(&next, "apiVersion"));
+    if now != was || object::text(&next, "kind") != resource.kind() {
+        let message = format!("kind or apiVersion must not be changed by a patch ({now}, {was})");
+        return Err(Status::bad_request(message));
+    }
+    if next.name() != old.name() {
+        let message =
+            format!("the name of the object ({}) does not match the name on the URL ({})", next.name(), old.name());
+        return Err(Status::bad_request(message));
+    }
+    resource.to_hub(&mut next);
+    resource.collection.strategy.default(&mut next);
+    Ok(next)
+}
+
 struct Patch<'a> {
     call: &'a Call,
     kind: PatchType,
@@ -84,26 +116,7 @@ impl Change for Patch<'_> {
             resource.collection.strategy.default(&mut object);
             return Ok(object);
         };
-        let mut current = old.clone();
-        resource.from_hub(&mut current);
-        let mut next = if self.kind == PatchType::Apply {
-            crate::wire::apply(self.call, Some(&current), &self.patch, self.options)?
-        } else {
-            crate::wire::patch(self.call, self.kind, &current, &self.patch, self.options)?
-        };
-        let (was, now) = (resource.api_version.as_str(), object::text(&next, "apiVersion"));
-        if now != was || object::text(&next, "kind") != resource.kind() {
-            let message = format!("kind or apiVersion must not be changed by a patch ({now}, {was})");
-            return Err(Status::bad_request(message));
-        }
-        if next.name() != old.name() {
-            let message =
-                format!("the name of the object ({}) does not match the name on the URL ({})", next.name(), old.name());
-            return Err(Status::bad_request(message));
-        }
-        resource.to_hub(&mut next);
-        resource.collection.strategy.default(&mut next);
-        Ok(next)
+        patched(self.call, self.kind, &self.patch, self.options, old)
     }
 
     fn manages(&self) -> bool {

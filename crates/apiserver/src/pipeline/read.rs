@@ -132,7 +132,8 @@ pub(crate) async fn list(core: &Core, call: &Call, filter: &Filter, options: &Li
     let mut after = None;
     let mut at = None;
     if options.continue_token.is_empty() {
-        let asked = options::revision(&options.resource_version).map_err(|cause| super::update::invalid(call, "", cause))?;
+        let asked =
+            options::revision(&options.resource_version).map_err(|cause| super::update::invalid(call, "", cause))?;
         if asked > 0 {
             let current = core.store.current().await.map_err(|error| write::read_failed(&error))?;
             if asked > current.0 {
@@ -213,7 +214,9 @@ async fn read_pages(
             }
             Err(error @ ReadError::Compacted { requested, .. }) => {
                 let _ = error;
-                return Err(Status::expired(format!("The resourceVersion for the provided list is too old: {requested}")));
+                return Err(Status::expired(format!(
+                    "The resourceVersion for the provided list is too old: {requested}"
+                )));
             }
             Err(error) => return Err(write::read_failed(&error)),
         };
@@ -234,7 +237,11 @@ async fn read_pages(
         let full = options.limit > 0 && items.len() == options.limit;
         if left == 0 || full || limit == 0 {
             let more = full && left > 0;
-            let next = if more { encode_token(&prefix, after.as_deref().unwrap_or_default(), page.revision) } else { String::new() };
+            let next = if more {
+                encode_token(&prefix, after.as_deref().unwrap_or_default(), page.revision)
+            } else {
+                String::new()
+            };
             let remaining = (more && everything).then_some(left);
             return Ok(Listed { items, revision: page.revision, next, remaining });
         }
@@ -254,7 +261,10 @@ fn decode_token(text: &str) -> Result<Token, Status> {
     let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|error| invalid(&error.to_string()))?;
     let mut token: Token = serde_json::from_slice(&bytes).map_err(|error| invalid(&error.to_string()))?;
     if token.v != "meta.k8s.io/v1" {
-        return Err(invalid(&format!("server does not recognize this encoded version {}", crate::field::Quoted(&token.v))));
+        return Err(invalid(&format!(
+            "server does not recognize this encoded version {}",
+            crate::field::Quoted(&token.v)
+        )));
     }
     if token.start.is_empty() {
         return Err(invalid("encoded start key empty (version meta.k8s.io/v1)"));

@@ -68,7 +68,9 @@ pub(crate) async fn update(
                 return Err(uid_mismatch(call, target.name, object.uid(), ""));
             }
             object::metadata(&mut object).remove("resourceVersion");
-            return super::create::create(core, call, object, options).await.map(|stored| (stored, true));
+            return super::create::create(core, call, object, options, change.manages())
+                .await
+                .map(|stored| (stored, true));
         };
         match attempt_once(core, call, target, change, options, current).await? {
             Attempt::Done(stored) => return Ok((stored, false)),
@@ -131,6 +133,7 @@ async fn attempt_once(
         call.warn(warnings);
         return Ok(Attempt::Done(Stored { object: new, entry: None }));
     }
+    crate::wire::forget_empty(&call.resource, &mut new);
     let reservation = core.hooks.begin_update(collection, &mut new, &old, options.dry_run)?;
     let bytes = write::encode(&mut new);
     if bytes == current.entry.value {
@@ -200,12 +203,18 @@ fn unconditional_refused(call: &Call, new: &Value) -> Status {
     let path = crate::field::Path::new("metadata");
     errors.invalid(&path.child("resourceVersion"), &Value::from(0), "must be specified for an update");
     let collection = &*call.resource.collection;
-    Status::invalid(&collection.group_resource.group, &collection.kind, new.name(), errors.into_causes())
+    // Upstream names the resource here, not the kind.
+    let name = &collection.group_resource;
+    Status::invalid(&name.group, &name.resource, new.name(), errors.into_causes())
 }
 
 fn uid_mismatch(call: &Call, name: &str, wanted: &str, actual: &str) -> Status {
-    let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {actual}");
-    Status::conflict(&call.resource.collection.group_resource, name, &why)
+    let collection = &call.resource.collection;
+    let key = collection.key(&call.info.namespace, name);
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {actual}"
+    );
+    Status::conflict(&collection.group_resource, name, &why)
 }
 
 fn prepare(call: &Call, part: Part, new: &mut Value, old: &Value) -> Vec<String> {
@@ -227,20 +236,32 @@ fn prepare(call: &Call, part: Part, new: &mut Value, old: &Value) -> Vec<String>
     let stamp = call.stamp();
     let mut facts = Write { user: &call.user, now: &stamp, part, warnings: &mut warnings };
     strategy.prepare_update(new, old, &mut facts);
-    if strategy.generation() == Generation::Spec
-        && part != Part::Status
-        && write::spec_differs(new, old, strategy.status_fields())
-    {
+    if part != Part::Status && raises_generation(strategy.generation(), new, old, strategy.status_fields()) {
         object::set_meta(new, "generation", old.generation() + 1);
     }
     write::keep_system_fields(new, old);
     warnings
 }
 
+fn raises_generation(rule: Generation, new: &Value, old: &Value, status_fields: &[&str]) -> bool {
+    let spec = || write::spec_differs(new, old, status_fields);
+    match rule {
+        Generation::None | Generation::Fixed => false,
+        Generation::Spec | Generation::Changes => spec(),
+        Generation::SpecAndAnnotations => spec() || new.meta("annotations") != old.meta("annotations"),
+        Generation::SpecAndLabels => spec() || new.meta("labels") != old.meta("labels"),
+    }
+}
+
 fn validate(call: &Call, part: Part, new: &Value, old: &Value) -> Result<(), Status> {
     let collection = &*call.resource.collection;
     let mut errors = Errors::new();
     metadata::update(new, old, &mut errors);
+    if !call.resource.custom {
+        // Built-in kinds check metadata once more among their own rules.
+        metadata::update(new, old, &mut errors);
+        metadata::standard_finalizers(collection, new, &mut errors);
+    }
     collection.strategy.validate_update(new, old, part, &mut errors);
     if errors.is_empty() {
         return Ok(());
@@ -254,7 +275,9 @@ fn finished(new: &Value, part: Part) -> bool {
     let grace = new.meta("deletionGracePeriodSeconds").as_i64().unwrap_or(0);
     let kept_by_namespace = crate::object::items(new, "spec.finalizers");
     let _ = part;
-    new.finalizers().is_empty() && grace == 0 && !(new.get("kind").is_some_and(|kind| kind == "Namespace") && !kept_by_namespace.is_empty())
+    new.finalizers().is_empty()
+        && grace == 0
+        && !(new.get("kind").is_some_and(|kind| kind == "Namespace") && !kept_by_namespace.is_empty())
 }
 
 /// A change by a plain function of the current object.

@@ -21,7 +21,11 @@ use crate::strategy::Part;
 use crate::subresources;
 
 /// Carries out an authorized request.
-pub(crate) async fn answer(core: &Arc<Core>, mut call: Call, request: Request<RequestBody>) -> Result<Response<ResponseBody>, Status> {
+pub(crate) async fn answer(
+    core: &Arc<Core>,
+    mut call: Call,
+    request: Request<RequestBody>,
+) -> Result<Response<ResponseBody>, Status> {
     if call.info.legacy_watch {
         call.info.verb = "watch".to_owned();
         if !call.info.name.is_empty() {
@@ -51,7 +55,11 @@ async fn stored(core: &Arc<Core>, call: Call, request: Request<RequestBody>) -> 
             Ok(render::list(&call, &listed))
         }
         "watch" => {
-            let filter = if call.info.selected.is_empty() { Filter::parse(&call)? } else { Filter::parse(&call)?.named(&call.info.selected) };
+            let filter = if call.info.selected.is_empty() {
+                Filter::parse(&call)?
+            } else {
+                Filter::parse(&call)?.named(&call.info.selected)
+            };
             let options = ListOptions::parse(&call.query, true)?;
             return watch::watch(core, call, filter, options).await;
         }
@@ -104,7 +112,7 @@ pub(crate) fn decode(call: &Call, bytes: &Bytes, options: &WriteOptions) -> Resu
 async fn post(core: &Core, call: &Call, bytes: &Bytes) -> Result<Response<ResponseBody>, Status> {
     let options = WriteOptions::parse(&call.query, "CreateOptions", false)?;
     let object = decode(call, bytes, &options)?;
-    let stored = create::create(core, call, object, &options).await?;
+    let stored = create::create(core, call, object, &options, true).await?;
     Ok(render::stored(call, 201, stored))
 }
 

@@ -36,16 +36,21 @@ const TIMEOUT_FLOOR_SECONDS: u64 = 1800;
 const CHUNK_ITEMS: usize = 64;
 
 /// Opens a watch.
-pub(crate) async fn watch(core: &Core, call: Call, filter: Filter, options: ListOptions) -> Result<Response<ResponseBody>, Status> {
-    let asked = options::revision(&options.resource_version).map_err(|cause| super::update::invalid(&call, "", cause))?;
+pub(crate) async fn watch(
+    core: &Core,
+    call: Call,
+    filter: Filter,
+    options: ListOptions,
+) -> Result<Response<ResponseBody>, Status> {
+    let asked =
+        options::revision(&options.resource_version).map_err(|cause| super::update::invalid(&call, "", cause))?;
     let prefix = call.resource.collection.range(&call.info.namespace);
     let initial = match options.send_initial_events {
         Some(send) => send,
         None => asked == 0,
     };
-    let seconds = options
-        .timeout_seconds
-        .unwrap_or_else(|| TIMEOUT_FLOOR_SECONDS + crate::entropy::below(TIMEOUT_FLOOR_SECONDS));
+    let seconds =
+        options.timeout_seconds.unwrap_or_else(|| TIMEOUT_FLOOR_SECONDS + crate::entropy::below(TIMEOUT_FLOOR_SECONDS));
     let mut queue = VecDeque::new();
     let mut frames = Frames { call, filter, headings: true };
     let from = if initial {
@@ -55,7 +60,13 @@ pub(crate) async fn watch(core: &Core, call: Call, filter: Filter, options: List
                 return Err(write::future(asked, current));
             }
         }
-        let all = ListOptions { limit: 0, continue_token: String::new(), resource_version: String::new(), version_match: None, ..options.clone() };
+        let all = ListOptions {
+            limit: 0,
+            continue_token: String::new(),
+            resource_version: String::new(),
+            version_match: None,
+            ..options.clone()
+        };
         let listed = read::list(core, &frames.call, &frames.filter, &all).await?;
         for items in listed.items.chunks(CHUNK_ITEMS) {
             let mut out = Vec::new();
@@ -208,7 +219,10 @@ impl Frames {
 
     fn push(&mut self, out: &mut Vec<u8>, kind: &str, entry: &store::Entry, facet: &Facet, revision: Revision) {
         let resource = &self.call.resource;
-        if self.call.accept.form == Form::Object && self.call.accept.encoding != Encoding::Protobuf && entry.modified == revision {
+        if self.call.accept.form == Form::Object
+            && self.call.accept.encoding != Encoding::Protobuf
+            && entry.modified == revision
+        {
             out.extend_from_slice(b"{\"type\":\"");
             out.extend_from_slice(kind.as_bytes());
             out.extend_from_slice(b"\",\"object\":");

@@ -57,8 +57,7 @@ pub(crate) fn read_failed(error: &ReadError) -> Status {
 }
 
 /// Upstream's text for a revision that is gone.
-pub(crate) const EXPIRED: &str =
-    "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.";
+pub(crate) const EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.";
 
 /// 504 for a revision that does not exist yet.
 pub(crate) fn future(requested: u64, current: Revision) -> Status {
@@ -109,7 +108,11 @@ pub(crate) async fn put(
 }
 
 /// Deletes a key at a revision; returns the last entry.
-pub(crate) async fn remove(core: &Core, key: Arc<str>, when: Precondition) -> Result<Option<(Arc<Entry>, Revision)>, Refused> {
+pub(crate) async fn remove(
+    core: &Core,
+    key: Arc<str>,
+    when: Precondition,
+) -> Result<Option<(Arc<Entry>, Revision)>, Refused> {
     let committed = core.store.commit(vec![Write::Delete { key, when }]).await.map_err(refused)?;
     let revision = committed.revision;
     Ok(committed.entries.into_iter().next().flatten().map(|entry| (entry, revision)))

@@ -14,10 +14,19 @@ use crate::state::Core;
 use crate::strategy::Part;
 
 /// Binds the pod of the URL.
-pub(crate) async fn bind(core: &Core, call: &Call, request: Request<RequestBody>) -> Result<Response<ResponseBody>, Status> {
+pub(crate) async fn bind(
+    core: &Core,
+    call: &Call,
+    request: Request<RequestBody>,
+) -> Result<Response<ResponseBody>, Status> {
     let options = WriteOptions::parse(&call.query, "CreateOptions", false)?;
     let bytes = body::read(request.into_body()).await?;
-    let binding = crate::wire::decode_options(call, &bytes)?;
+    let expected = crate::wire::Expected {
+        api_version: "v1",
+        kind: "Binding",
+        schema: crate::wire::definition("core.v1.Binding")?,
+    };
+    let binding = crate::wire::decode_as(call, &bytes, options.field_validation, &expected)?;
     let kind = object::text(&binding, "target.kind");
     if !kind.is_empty() && kind != "Node" && kind != "Minion" {
         let mut errors = crate::field::Errors::new();

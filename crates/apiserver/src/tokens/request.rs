@@ -3,6 +3,7 @@
 
 use api::gvk::GroupResource;
 use api::status::Status;
+use bytes::Bytes;
 use http::{Request, Response};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -12,13 +13,16 @@ use crate::admission::{self, Operation};
 use crate::entropy;
 use crate::field::{Errors, Path};
 use crate::object::{self, Meta};
+use crate::patch::managed::{self, OneVersion, Tracking};
 use crate::pipeline::body::{self, RequestBody, ResponseBody};
 use crate::pipeline::call::{Call, stamp};
 use crate::pipeline::options::WriteOptions;
 use crate::pipeline::{render, write};
 use crate::state::Core;
+use crate::wire::Expected;
 
 const GROUP: &str = "authentication.k8s.io";
+const API_VERSION: &str = "authentication.k8s.io/v1";
 const KIND: &str = "TokenRequest";
 /// What a request asks for that says nothing, seconds.
 const DEFAULT_SECONDS: i64 = 3600;
@@ -34,11 +38,14 @@ const MOUNTED_SECONDS: i64 = 3607;
 const MOUNTED_LIFE_SECONDS: i64 = 365 * 24 * 3600;
 
 /// Answers the request.
-pub(crate) async fn create(core: &Core, call: &Call, request: Request<RequestBody>) -> Result<Response<ResponseBody>, Status> {
+pub(crate) async fn create(
+    core: &Core,
+    call: &Call,
+    request: Request<RequestBody>,
+) -> Result<Response<ResponseBody>, Status> {
     let options = WriteOptions::parse(&call.query, "CreateOptions", false)?;
     let bytes = body::read(request.into_body()).await?;
-    let mut asked = crate::wire::decode_options(call, &bytes)?;
-    default(&mut asked);
+    let mut asked = decode(call, &bytes, &options)?;
     let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
     core.admission.mutate(&mut admitted(core, call, &options), &mut asked).await?;
     match_url(&asked, namespace, name)?;
@@ -51,16 +58,10 @@ pub(crate) async fn create(core: &Core, call: &Call, request: Request<RequestBod
         );
         return Err(Status::conflict(&resource(KIND), name, &why));
     }
-    let manager = call.manager(&options.field_manager);
-    crate::wire::manage_update(&call.resource, &json!({}), &mut asked, &manager, "token", &call.stamp());
     complete(core, call, &mut asked, &account);
     validate(&asked)?;
     admit(core, call, &asked, &options).await?;
-    let mut bound = Bound {
-        namespace: namespace.to_owned(),
-        serviceaccount: reference(&account),
-        ..Bound::default()
-    };
+    let mut bound = Bound { namespace: namespace.to_owned(), serviceaccount: reference(&account), ..Bound::default() };
     let reference = asked["spec"]["boundObjectRef"].clone();
     if reference.is_object() {
         bind(core, &reference, namespace, name, &mut bound).await?;
@@ -73,18 +74,35 @@ pub(crate) async fn create(core: &Core, call: &Call, request: Request<RequestBod
     Ok(render::value(&call.accept, 201, &asked))
 }
 
+/// The request as sent, completed by defaults and by who sent which field.
+fn decode(call: &Call, bytes: &Bytes, options: &WriteOptions) -> Result<Value, Status> {
+    let schema = crate::wire::definition("authentication.v1.TokenRequest")?;
+    let expected = Expected { api_version: API_VERSION, kind: KIND, schema };
+    let mut asked = crate::wire::decode_as(call, bytes, options.field_validation, &expected)?;
+    default(&mut asked);
+    let manager = call.manager(&options.field_manager);
+    let tracking = Tracking {
+        manager: &manager,
+        api_version: API_VERSION,
+        subresource: "token",
+        now: call.now,
+        reset: &[],
+        versions: &OneVersion,
+    };
+    managed::update(None, &mut asked, schema, &tracking);
+    object::map_mut(&mut asked, "spec").entry("boundObjectRef").or_insert(Value::Null);
+    Ok(asked)
+}
+
 fn resource(name: &str) -> GroupResource {
     GroupResource { group: GROUP.to_owned(), resource: name.to_owned() }
 }
 
 fn default(asked: &mut Value) {
     let map = object::as_map(asked);
-    map.insert("apiVersion".to_owned(), format!("{GROUP}/v1").into());
-    map.insert("kind".to_owned(), KIND.into());
     map.remove("status");
     let spec = object::map_mut(asked, "spec");
     object::default(spec, "expirationSeconds", DEFAULT_SECONDS);
-    spec.entry("boundObjectRef").or_insert(Value::Null);
     object::metadata(asked);
 }
 

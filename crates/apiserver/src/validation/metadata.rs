@@ -196,3 +196,20 @@ pub(crate) fn field_manager(name: &str, path: &Path<'_>, errors: &mut Errors) {
         }
     }
 }
+
+/// Finalizers of the core group without a domain must be the system's.
+pub(crate) fn standard_finalizers(collection: &crate::resource::Collection, object: &Value, errors: &mut Errors) {
+    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+    if !collection.group_resource.group.is_empty() {
+        return;
+    }
+    let metadata = Path::new("metadata");
+    let path = metadata.child("finalizers");
+    for (index, finalizer) in object.finalizers().into_iter().enumerate() {
+        let well_formed = names::qualified_name(finalizer).is_empty();
+        if well_formed && !finalizer.contains('/') && !STANDARD.contains(&finalizer) {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid_text(&path.index(index), finalizer, detail);
+        }
+    }
+}

@@ -1,6 +1,5 @@
 //! Containers: made, started, stopped, removed, and their state.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -148,21 +147,19 @@ impl Inner {
         containers.values().filter(|container| lock(&container.record).sandbox == sandbox).cloned().collect()
     }
 
-    /// Layers that containers need, in whatever state.
-    pub(super) fn used_layers(&self) -> BTreeSet<String> {
-        let containers = lock(&self.containers);
-        containers.values().flat_map(|container| lock(&container.record).layers.clone()).collect()
-    }
-
     pub(super) fn create_container(
         self: &Arc<Self>,
         sandbox: &Arc<Sandbox>,
         config: ContainerConfig,
     ) -> Result<ContainerId, RuntimeError> {
         sandbox.shim()?;
-        let image = self.images.find(&config.image);
-        let image = image.ok_or_else(|| RuntimeError::NotFound { what: "image", id: config.image.clone() })?;
-        let hold = self.images.hold(image.layers.clone());
+        let missing = || RuntimeError::NotFound { what: "image", id: config.image.clone() };
+        let image = self.images.find(&config.image)?.ok_or_else(missing)?;
+        let hold = self.images.hold(image.layers.clone())?;
+        if !image.layers.iter().all(|layer| self.images.has_layer(layer)) {
+            // Removed in this very moment.
+            return Err(missing());
+        }
         let id = crate::random_hex(32).map_err(io_error("choose an id"))?;
         let dir = self.state.join("containers").join(&id);
         let writable = self.root.join("containers").join(&id);
@@ -386,9 +383,9 @@ impl Inner {
                 files::remove_tree(dir).map_err(io_error(format!("remove {}", dir.display())))?;
             }
             lock(&inner.containers).remove(&removed.id);
-            if inner.images.find(&record.image_id).is_none() {
+            if inner.images.find(&record.image_id)?.is_none() {
                 // Its image was removed while it was needed.
-                inner.images.collect(&inner.used_layers())?;
+                inner.images.collect()?;
             }
             Ok(())
         })
@@ -413,8 +410,11 @@ impl Inner {
     }
 
     pub(super) fn filesystem_usage(&self) -> Result<FilesystemUsage, RuntimeError> {
-        let (used_bytes, inodes_used) = resolve::disk_usage(&self.root).map_err(io_error("measure the image store"))?;
-        Ok(FilesystemUsage { mountpoint: self.root.clone(), used_bytes, inodes_used })
+        // Layers never change, so their sizes are known; only what containers
+        // wrote is counted.
+        let written = resolve::disk_usage(&self.root.join("containers")).map_err(io_error("measure the writable layers"))?;
+        let used_bytes = self.images.layer_bytes()? + written.0;
+        Ok(FilesystemUsage { mountpoint: self.root.clone(), used_bytes, inodes_used: written.1 })
     }
 
     pub(super) async fn reopen_log(&self, id: &ContainerId) -> Result<(), RuntimeError> {

@@ -277,7 +277,7 @@ impl Importer<'_> {
             tracing::warn!(image = %id, architecture = %config.architecture, "image is for another architecture");
         }
         let names = layer_names(diff_ids).map_err(|detail| self.corrupt(detail))?;
-        let hold = self.store.hold(names.clone());
+        let hold = self.store.hold(names.clone())?;
         for (diff_id, path) in diff_ids.iter().zip(layers) {
             if layer_name(diff_id).is_some_and(|name| self.store.has_layer(&name)) {
                 continue;

@@ -1,19 +1,25 @@
 //! The images of this machine: an index file, and one directory per unpacked
 //! layer. A layer directory is visible under its final name only when it is
-//! complete and verified. It fetches nothing.
+//! complete and verified. Several processes may use one store at a time: the
+//! index is changed under a file lock and read again when it changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::layer::{LayerError, unpack};
 use super::oci::ImageConfig;
 use super::reference::{Reference, is_digest};
+use super::registries::Registries;
+use super::{archive, pull};
 use crate::files;
-use crate::runtime::{Image, ImageError};
+use crate::runtime::{Image, ImageError, RegistryAuth};
 
 /// Format of `images.json`.
 const FORMAT: u32 = 1;
@@ -21,6 +27,9 @@ const FORMAT: u32 = 1;
 /// Hex digits of a layer's digest in its directory name: 128 bits keep names
 /// unique and short, for kernels that take all layers of a mount in one page.
 const NAME_DIGITS: usize = 32;
+
+/// Stands in for the lower directories of an image without layers.
+pub(crate) const EMPTY_LAYER: &str = "empty";
 
 #[derive(Serialize, Deserialize, Clone, Debug, Default)]
 struct Index {
@@ -50,34 +59,35 @@ pub(crate) struct ImageRecord {
 }
 
 /// Images and layers below one directory.
-pub(crate) struct ImageStore {
+pub struct ImageStore {
     root: PathBuf,
-    state: Mutex<State>,
+    /// This process's unfinished things; `lock` in it is held while it lives.
+    session: PathBuf,
+    _alive: File,
+    registries: Registries,
+    cache: Mutex<Cache>,
+    /// Sizes of layers that this process unpacked and no image refers to yet.
+    sizes: Mutex<HashMap<String, u64>>,
+    /// One pull per name at a time: the second finds what the first fetched.
+    pulls: Mutex<HashMap<String, std::sync::Weak<tokio::sync::Mutex<()>>>>,
 }
 
 #[derive(Default)]
-struct State {
-    index: Index,
-    /// Layers that someone is about to refer to, with how many do.
-    held: HashMap<String, usize>,
+struct Cache {
+    index: Arc<Index>,
+    /// Inode, seconds, nanoseconds of the file that was read.
+    stamp: Option<(u64, i64, i64)>,
 }
 
-/// Keeps layers from being collected while an image is assembled or a
-/// container made.
-pub(crate) struct Hold {
-    store: Arc<ImageStore>,
-    layers: Vec<String>,
-}
+/// Keeps layers from being collected, by any process, while an image is
+/// assembled or a container made.
+pub(crate) struct Hold(Vec<PathBuf>);
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let mut state = self.store.lock();
-        for layer in &self.layers {
-            if let Some(count) = state.held.get_mut(layer) {
-                *count -= 1;
-                if *count == 0 {
-                    state.held.remove(layer);
-                }
+        for path in &self.0 {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::debug!(err = %error, "hold on a layer ends with the process");
             }
         }
     }
@@ -93,29 +103,38 @@ fn io_error(step: &str, path: &Path) -> impl FnOnce(io::Error) -> ImageError {
     move |source| ImageError::Io { step, source }
 }
 
-impl ImageStore {
-    /// Opens the store, making it if absent, and removes what an interrupted
-    /// run left behind.
-    pub(crate) fn open(root: &Path) -> Result<Arc<Self>, ImageError> {
-        for dir in [root.join("layers"), root.join("tmp")] {
-            std::fs::create_dir_all(&dir).map_err(io_error("make", &dir))?;
-        }
-        let path = root.join("images.json");
-        let index: Option<Index> = files::read_json(&path).map_err(io_error("read", &path))?;
-        let index = index.unwrap_or(Index { format: FORMAT, ..Index::default() });
-        if index.format != FORMAT {
-            let source = io::Error::new(io::ErrorKind::InvalidData, format!("format {} is not {FORMAT}", index.format));
-            return Err(ImageError::Io { step: format!("read {}", path.display()), source });
-        }
-        let store = Self { root: root.to_owned(), state: Mutex::new(State { index, held: HashMap::new() }) };
-        let empty = store.layers_dir().join(EMPTY_LAYER);
-        std::fs::create_dir_all(&empty).map_err(io_error("make", &empty))?;
-        store.clear_leftovers()?;
-        Ok(Arc::new(store))
-    }
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl ImageStore {
+    /// Opens the store below `root`, making it if absent, and removes what
+    /// interrupted processes left behind. `registries` is a `registries.yaml`.
+    pub fn open(root: &Path, registries: Option<&Path>) -> Result<Arc<Self>, ImageError> {
+        let tmp = root.join("tmp");
+        for dir in [&root.join("layers").join(EMPTY_LAYER), &tmp] {
+            std::fs::create_dir_all(dir).map_err(io_error("make", dir))?;
+        }
+        let read = registries.map(|path| Registries::read(path).map_err(io_error("read", path)));
+        let registries = read.transpose()?.unwrap_or_default();
+        let _guard = exclusive(root)?;
+        clear_dead_sessions(&tmp)?;
+        let name = crate::random_hex(8).map_err(io_error("name", &tmp))?;
+        let session = tmp.join(name);
+        std::fs::create_dir(&session).map_err(io_error("make", &session))?;
+        let alive = File::create(session.join("lock")).map_err(io_error("make a lock in", &session))?;
+        flock(&alive, FlockOperation::NonBlockingLockExclusive).map_err(|error| io_error("lock", &session)(error.into()))?;
+        let store = Self {
+            root: root.to_owned(),
+            session,
+            _alive: alive,
+            registries,
+            cache: Mutex::default(),
+            sizes: Mutex::default(),
+            pulls: Mutex::default(),
+        };
+        store.index()?;
+        Ok(Arc::new(store))
     }
 
     /// Where layers are.
@@ -123,19 +142,9 @@ impl ImageStore {
         self.root.join("layers")
     }
 
-    fn clear_leftovers(&self) -> Result<(), ImageError> {
-        let tmp = self.root.join("tmp");
-        for entry in std::fs::read_dir(&tmp).map_err(io_error("read", &tmp))? {
-            let path = entry.map_err(io_error("read", &tmp))?.path();
-            let removed = if path.is_dir() { files::remove_tree(&path) } else { std::fs::remove_file(&path) };
-            removed.map_err(io_error("remove", &path))?;
-        }
-        Ok(())
-    }
-
-    /// A new name in the directory for unfinished things.
+    /// A new name for something unfinished of this process.
     pub(crate) fn temporary(&self) -> io::Result<PathBuf> {
-        Ok(self.root.join("tmp").join(crate::random_hex(16)?))
+        Ok(self.session.join(crate::random_hex(16)?))
     }
 
     /// True when the layer is complete on disk.
@@ -143,14 +152,51 @@ impl ImageStore {
         self.layers_dir().join(name).is_dir()
     }
 
-    /// Keeps `layers` until the returned value is dropped.
-    pub(crate) fn hold(self: &Arc<Self>, layers: Vec<String>) -> Hold {
-        let mut state = self.lock();
-        for layer in &layers {
-            *state.held.entry(layer.clone()).or_default() += 1;
+    /// The index as it is on disk now.
+    fn index(&self) -> Result<Arc<Index>, ImageError> {
+        let path = self.root.join("images.json");
+        let stamp = match std::fs::metadata(&path) {
+            Ok(metadata) => Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(io_error("read", &path)(error)),
+        };
+        let mut cache = lock(&self.cache);
+        if stamp.is_none() || cache.stamp != stamp {
+            let index = files::read_json::<Index>(&path).map_err(io_error("read", &path))?;
+            let index = index.unwrap_or(Index { format: FORMAT, ..Index::default() });
+            if index.format != FORMAT {
+                let source = io::Error::new(io::ErrorKind::InvalidData, format!("format {} is not {FORMAT}", index.format));
+                return Err(io_error("read", &path)(source));
+            }
+            *cache = Cache { index: Arc::new(index), stamp };
         }
-        drop(state);
-        Hold { store: Arc::clone(self), layers }
+        Ok(Arc::clone(&cache.index))
+    }
+
+    /// Changes the index; nobody else does meanwhile.
+    fn change<T>(&self, change: impl FnOnce(&mut Index) -> Result<T, ImageError>) -> Result<T, ImageError> {
+        let _guard = exclusive(&self.root)?;
+        let mut index = (*self.index()?).clone();
+        let result = change(&mut index)?;
+        let path = self.root.join("images.json");
+        files::write_json_durably(&path, &index).map_err(io_error("write", &path))?;
+        // The next reader reads the file again.
+        lock(&self.cache).stamp = None;
+        Ok(result)
+    }
+
+    /// Keeps `layers` until the returned value is dropped. Whether they exist
+    /// must be looked at afterwards.
+    pub(crate) fn hold(&self, layers: Vec<String>) -> Result<Hold, ImageError> {
+        let _guard = exclusive(&self.root)?;
+        let mut hold = Hold(Vec::with_capacity(layers.len()));
+        for layer in layers {
+            let number = crate::random_hex(8).map_err(io_error("name", &self.session))?;
+            let path = self.session.join(format!("hold-{layer}-{number}"));
+            File::create(&path).map_err(io_error("make", &path))?;
+            hold.0.push(path);
+        }
+        Ok(hold)
     }
 
     /// Unpacks a layer, checks that it is `diff_id`, and makes it visible.
@@ -180,7 +226,7 @@ impl ImageStore {
             }
         };
         // One file system sync makes the content durable before the name is.
-        let directory = std::fs::File::open(&temporary).map_err(disk(&temporary))?;
+        let directory = File::open(&temporary).map_err(disk(&temporary))?;
         rustix::fs::syncfs(&directory).map_err(|error| disk(&temporary)(error.into()))?;
         let target = self.layers_dir().join(&name);
         if let Err(error) = std::fs::rename(&temporary, &target) {
@@ -190,122 +236,217 @@ impl ImageStore {
             }
             removed.map_err(disk(&temporary))?;
         }
-        self.lock().index.layers.insert(name, bytes);
+        lock(&self.sizes).insert(name, bytes);
         Ok(())
     }
 
     /// Enters an image whose layers are all present. A tag or digest moves
     /// here from the image that had it.
     pub(crate) fn add_image(&self, record: ImageRecord) -> Result<(), ImageError> {
-        let mut state = self.lock();
-        let mut index = state.index.clone();
-        for other in index.images.values_mut().filter(|other| other.id != record.id) {
-            other.tags.retain(|tag| !record.tags.contains(tag));
-            other.digests.retain(|digest| !record.digests.contains(digest));
-        }
-        let entry = index.images.entry(record.id.clone()).or_default();
-        let (tags, digests) = (std::mem::take(&mut entry.tags), std::mem::take(&mut entry.digests));
-        let pinned = entry.pinned;
-        *entry = record;
-        entry.pinned |= pinned;
-        entry.tags.extend(tags);
-        entry.digests.extend(digests);
-        self.write(&index)?;
-        state.index = index;
-        Ok(())
-    }
-
-    fn write(&self, index: &Index) -> Result<(), ImageError> {
-        let path = self.root.join("images.json");
-        files::write_json_durably(&path, index).map_err(io_error("write", &path))
+        self.change(|index| {
+            for other in index.images.values_mut().filter(|other| other.id != record.id) {
+                other.tags.retain(|tag| !record.tags.contains(tag));
+                other.digests.retain(|digest| !record.digests.contains(digest));
+            }
+            let sizes = lock(&self.sizes);
+            for layer in &record.layers {
+                let size = sizes.get(layer).copied();
+                index.layers.entry(layer.clone()).and_modify(|have| *have = size.unwrap_or(*have)).or_insert(size.unwrap_or(0));
+            }
+            let entry = index.images.entry(record.id.clone()).or_default();
+            let (mut tags, mut digests) = (std::mem::take(&mut entry.tags), std::mem::take(&mut entry.digests));
+            let pinned = entry.pinned;
+            *entry = record;
+            entry.pinned |= pinned;
+            entry.tags.append(&mut tags);
+            entry.digests.append(&mut digests);
+            Ok(())
+        })
     }
 
     /// Finds an image by id, `name:tag` or `name@digest`. A name that does not
     /// parse is simply not found.
-    pub(crate) fn find(&self, reference: &str) -> Option<ImageRecord> {
-        find(&self.lock().index, reference).cloned()
+    pub(crate) fn find(&self, reference: &str) -> Result<Option<ImageRecord>, ImageError> {
+        Ok(find(&*self.index()?, reference).cloned())
+    }
+
+    /// One image, by id, `name:tag` or `name@digest`.
+    pub fn image(&self, reference: &str) -> Result<Option<Image>, ImageError> {
+        let index = self.index()?;
+        Ok(find(&index, reference).map(|record| describe(&index, record)))
     }
 
     /// All images, by id.
-    pub(crate) fn list(&self) -> Vec<ImageRecord> {
-        self.lock().index.images.values().cloned().collect()
+    pub fn images(&self) -> Result<Vec<Image>, ImageError> {
+        let index = self.index()?;
+        Ok(index.images.values().map(|record| describe(&index, record)).collect())
     }
 
-    /// As the runtime reports it.
-    pub(crate) fn describe(&self, record: &ImageRecord) -> Image {
-        let state = self.lock();
-        let user = record.config.user.split(':').next().unwrap_or_default();
-        let uid = user.parse::<i64>().ok();
-        Image {
-            id: record.id.clone(),
-            tags: record.tags.iter().cloned().collect(),
-            digests: record.digests.iter().cloned().collect(),
-            size_bytes: record.layers.iter().filter_map(|layer| state.index.layers.get(layer)).sum(),
-            uid,
-            username: if uid.is_some() { String::new() } else { user.to_owned() },
-            pinned: record.pinned,
-        }
+    /// Fetches an image from its registry; returns its id.
+    pub async fn pull(self: &Arc<Self>, reference: &str, auth: Option<RegistryAuth>) -> Result<String, ImageError> {
+        let turn = {
+            let mut pulls = lock(&self.pulls);
+            pulls.retain(|_, turn| turn.strong_count() > 0);
+            let turn = pulls.get(reference).and_then(std::sync::Weak::upgrade).unwrap_or_default();
+            pulls.insert(reference.to_owned(), Arc::downgrade(&turn));
+            turn
+        };
+        let _turn = turn.lock().await;
+        pull::pull(self, &self.registries, reference, auth).await
     }
 
-    /// Takes a reference away: a tag or digest alone, or by id the whole
-    /// image. An image without any reference left goes. Layers stay until
-    /// [`ImageStore::collect`].
-    pub(crate) fn remove(&self, reference: &str) -> Result<(), ImageError> {
-        let mut state = self.lock();
-        let Some(id) = find(&state.index, reference).map(|record| record.id.clone()) else { return Ok(()) };
-        let mut index = state.index.clone();
-        if let (Some(record), Ok(parsed)) = (index.images.get_mut(&id), Reference::parse(reference))
-            && !is_id(reference)
-        {
-            if let Some(tag) = parsed.tagged() {
-                record.tags.remove(&tag);
-            }
-            if let Some(digest) = &parsed.digest {
-                record.digests.remove(&format!("{}@{digest}", parsed.name()));
-            }
-            // A digest without its tag is what the pull of that tag left.
-            if record.tags.is_empty() && parsed.digest.is_none() {
-                record.digests.clear();
-            }
-        }
-        let by_id = is_id(reference);
-        index.images.retain(|key, record| *key != id || !(by_id || record.tags.is_empty() && record.digests.is_empty()));
-        self.write(&index)?;
-        state.index = index;
-        Ok(())
+    /// Adds the images of a docker-archive or OCI layout (tar or directory);
+    /// returns the names that now exist, ids for those without a name.
+    pub fn import(self: &Arc<Self>, path: &Path) -> Result<Vec<String>, ImageError> {
+        archive::import(self, path)
     }
 
-    /// Removes layers that no image, no holder and none of `used` needs.
-    pub(crate) fn collect(&self, used: &BTreeSet<String>) -> Result<(), ImageError> {
+    /// Removes an image by reference (a tag or digest alone; an image without
+    /// any reference left goes) or by id, and the layers that nothing needs
+    /// any more. Idempotent.
+    pub fn remove(&self, reference: &str) -> Result<(), ImageError> {
+        self.change(|index| {
+            let Some(id) = find(index, reference).map(|record| record.id.clone()) else { return Ok(()) };
+            if is_id(reference) {
+                index.images.remove(&id);
+                return Ok(());
+            }
+            if let (Some(record), Ok(parsed)) = (index.images.get_mut(&id), Reference::parse(reference)) {
+                match (&parsed.digest, parsed.tagged()) {
+                    (Some(digest), _) => drop(record.digests.remove(&format!("{}@{digest}", parsed.name()))),
+                    (None, Some(tag)) => drop(record.tags.remove(&tag)),
+                    (None, None) => {}
+                }
+                // The digest that a pull by tag left goes with the last tag.
+                if record.tags.is_empty() && parsed.digest.is_none() {
+                    record.digests.clear();
+                }
+                if record.tags.is_empty() && record.digests.is_empty() {
+                    index.images.remove(&id);
+                }
+            }
+            Ok(())
+        })?;
+        self.collect()
+    }
+
+    /// Removes layers that no image, no container and no process at work needs.
+    pub(crate) fn collect(&self) -> Result<(), ImageError> {
         let layers = self.layers_dir();
-        let mut doomed = Vec::new();
-        {
-            // Names disappear under the lock, so that nobody starts to rely on
-            // a layer that is on its way out; the content goes afterwards.
-            let mut state = self.lock();
-            let needed: BTreeSet<&String> = state.index.images.values().flat_map(|image| &image.layers).collect();
+        // Names disappear under the lock, so that nobody starts to rely on a
+        // layer that is on its way out; the content goes afterwards.
+        let doomed = self.change(|index| {
+            let mut needed: BTreeSet<String> = index.images.values().flat_map(|image| image.layers.clone()).collect();
+            needed.insert(EMPTY_LAYER.to_owned());
+            needed.append(&mut self.held()?);
+            needed.append(&mut self.of_containers()?);
+            let mut doomed = Vec::new();
             for entry in std::fs::read_dir(&layers).map_err(io_error("read", &layers))? {
                 let entry = entry.map_err(io_error("read", &layers))?;
                 let name = entry.file_name().to_string_lossy().into_owned();
-                if name != EMPTY_LAYER && !needed.contains(&name) && !state.held.contains_key(&name) && !used.contains(&name) {
+                if !needed.contains(&name) {
                     let path = self.temporary().map_err(io_error("name", &layers))?;
                     std::fs::rename(entry.path(), &path).map_err(io_error("move", &entry.path()))?;
-                    doomed.push((name, path));
+                    index.layers.remove(&name);
+                    doomed.push(path);
                 }
             }
-            for (name, _) in &doomed {
-                state.index.layers.remove(name);
-            }
-        }
-        for (_, path) in doomed {
+            Ok(doomed)
+        })?;
+        for path in doomed {
             files::remove_tree(&path).map_err(io_error("remove", &path))?;
         }
         Ok(())
     }
+
+    /// Layers held by any process.
+    fn held(&self) -> Result<BTreeSet<String>, ImageError> {
+        let tmp = self.root.join("tmp");
+        let mut held = BTreeSet::new();
+        for session in std::fs::read_dir(&tmp).map_err(io_error("read", &tmp))?.flatten() {
+            // A session that ends meanwhile holds nothing any more.
+            let Ok(entries) = std::fs::read_dir(session.path()) else { continue };
+            for entry in entries.flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if let Some(layer) = name.strip_prefix("hold-").and_then(|rest| rest.split('-').next()) {
+                    held.insert(layer.to_owned());
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    /// Layers that containers are made of, as each keeps in `layers.json`.
+    fn of_containers(&self) -> Result<BTreeSet<String>, ImageError> {
+        let dir = self.root.join("containers");
+        let mut used = BTreeSet::new();
+        let entries = match std::fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(used),
+            Err(error) => return Err(io_error("read", &dir)(error)),
+        };
+        for entry in entries.flatten() {
+            let path = entry.path().join("layers.json");
+            let layers: Option<Vec<String>> = files::read_json(&path).map_err(io_error("read", &path))?;
+            used.extend(layers.unwrap_or_default());
+        }
+        Ok(used)
+    }
+
+    /// Bytes of all layers.
+    pub(crate) fn layer_bytes(&self) -> Result<u64, ImageError> {
+        Ok(self.index()?.layers.values().sum())
+    }
 }
 
-/// Stands in for the lower directories of an image without layers.
-pub(crate) const EMPTY_LAYER: &str = "empty";
+impl Drop for ImageStore {
+    fn drop(&mut self) {
+        if let Err(error) = files::remove_tree(&self.session) {
+            tracing::debug!(err = %error, "session directory stays until the next start");
+        }
+    }
+}
+
+/// The lock of the index, until the returned value is dropped.
+fn exclusive(root: &Path) -> Result<File, ImageError> {
+    let path = root.join("images.lock");
+    let file = File::options().create(true).append(true).open(&path).map_err(io_error("open", &path))?;
+    loop {
+        match flock(&file, FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(io_error("lock", &path)(error.into())),
+        }
+    }
+}
+
+/// Removes the directories of sessions whose process is gone.
+fn clear_dead_sessions(tmp: &Path) -> Result<(), ImageError> {
+    for entry in std::fs::read_dir(tmp).map_err(io_error("read", tmp))? {
+        let path = entry.map_err(io_error("read", tmp))?.path();
+        if let Ok(file) = File::open(path.join("lock"))
+            && flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+        {
+            continue;
+        }
+        files::remove_tree(&path).map_err(io_error("remove", &path))?;
+    }
+    Ok(())
+}
+
+fn describe(index: &Index, record: &ImageRecord) -> Image {
+    let user = record.config.user.split(':').next().unwrap_or_default();
+    let uid = user.parse::<i64>().ok();
+    Image {
+        id: record.id.clone(),
+        tags: record.tags.iter().cloned().collect(),
+        digests: record.digests.iter().cloned().collect(),
+        size_bytes: record.layers.iter().filter_map(|layer| index.layers.get(layer)).sum(),
+        uid,
+        username: if uid.is_some() { String::new() } else { user.to_owned() },
+        pinned: record.pinned,
+    }
+}
 
 fn is_id(reference: &str) -> bool {
     is_digest(reference) || is_digest(&format!("sha256:{reference}"))

@@ -94,7 +94,8 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> Vec<EndpointSubset> {
     grouped.into_iter().map(|(addresses, ports)| subset(addresses, ports)).collect()
 }
 
-fn subset(addresses: Addresses, ports: Vec<EndpointPort>) -> EndpointSubset {
+fn subset(addresses: Addresses, mut ports: Vec<EndpointPort>) -> EndpointSubset {
+    ports.sort_by_key(port_order);
     let (ready, not_ready): (Vec<_>, Vec<_>) = addresses.into_values().partition(|(ready, _)| *ready);
     let list = |addresses: Vec<(bool, EndpointAddress)>| {
         let list: Vec<_> = addresses.into_iter().map(|(_, address)| address).collect();
@@ -105,6 +106,27 @@ fn subset(addresses: Addresses, ports: Vec<EndpointPort>) -> EndpointSubset {
         not_ready_addresses: list(not_ready),
         ports: (!ports.is_empty()).then_some(ports),
     }
+}
+
+/// Upstream orders ports by a hash of their Go form. The same order here means
+/// that neither rewrites what the other wrote.
+fn port_order(port: &EndpointPort) -> u128 {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let app_protocol = port.app_protocol.as_deref().unwrap_or("<nil>");
+    let form = format!(
+        "(v1.EndpointPort){{Name:(string){} Port:(int32){} Protocol:(v1.Protocol){} AppProtocol:(*string){app_protocol}}}",
+        text(&port.name),
+        port.port,
+        text(&port.protocol),
+    );
+    fnv128a(form.as_bytes())
+}
+
+/// FNV-1a, 128 bits.
+fn fnv128a(bytes: &[u8]) -> u128 {
+    const START: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    bytes.iter().fold(START, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME))
 }
 
 /// The pod's address of the Service's first family.
@@ -182,7 +204,7 @@ mod tests {
         let made = plan(&service(), &pods, None).unwrap();
         let subsets = made.subsets.as_ref().unwrap();
         assert_eq!(subsets.len(), 1);
-        assert_eq!(subsets[0].ports.as_ref().unwrap().iter().map(|port| port.port).collect::<Vec<_>>(), [80, 81]);
+        assert_eq!(subsets[0].ports.as_ref().unwrap().len(), 2);
         assert_eq!(subsets[0].addresses.as_ref().unwrap()[0].ip, "10.1.0.2");
         assert_eq!(subsets[0].not_ready_addresses.as_ref().unwrap()[0].ip, "10.1.0.1");
         assert_eq!(made.metadata.labels.as_ref().unwrap()[MANAGED_BY_LABEL], MANAGER);

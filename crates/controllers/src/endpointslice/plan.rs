@@ -154,7 +154,6 @@ fn plan_family(observed: &Observed<'_>, family: &str, slices: Vec<Arc<EndpointSl
         }
         let mut slice = create.remove(create.len() - 1);
         slice.metadata.name.clone_from(&old.metadata.name);
-        slice.metadata.generate_name = None;
         slice.metadata.resource_version.clone_from(&old.metadata.resource_version);
         update.push(slice);
         false

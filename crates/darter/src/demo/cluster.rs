@@ -89,7 +89,9 @@ impl Cluster {
         match tokio::time::timeout(DRAIN_LIMIT, self.child.wait()).await {
             Ok(Ok(_)) => {}
             Ok(Err(source)) => return Err(DemoError::Io { step: "waiting for the cluster", source }),
-            Err(_) => return Err(DemoError::Cluster { what: format!("did not end within {DRAIN_LIMIT:?}"), log: self.log() }),
+            Err(_) => {
+                return Err(DemoError::Cluster { what: format!("did not end within {DRAIN_LIMIT:?}"), log: self.log() });
+            }
         }
         self.run(&["reset", "--yes", "--data-dir"], &[&self.data_dir]).await
     }

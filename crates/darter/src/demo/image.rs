@@ -66,7 +66,12 @@ fn write_layer(path: &Path, libraries: &BTreeMap<String, PathBuf>) -> io::Result
         header.set_size(0);
         layer.append_data(&mut header, folder, io::empty())?;
     }
-    append(&mut layer, "etc/passwd", b"root:x:0:0:root:/:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n", 0o644)?;
+    append(
+        &mut layer,
+        "etc/passwd",
+        b"root:x:0:0:root:/:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+        0o644,
+    )?;
     append_file(&mut layer, "bin/darter", Path::new("/proc/self/exe"))?;
     let mut entrypoint = vec!["/bin/darter".to_owned()];
     for (name, file) in libraries {
@@ -139,9 +144,14 @@ mod tests {
                 let config: serde_json::Value = serde_json::from_slice(&data).unwrap();
                 claimed = config["rootfs"]["diff_ids"][0].as_str().unwrap().to_owned();
             } else if name == "layer.tar" {
-                found = format!("sha256:{}", Sha256::digest(&data).iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+                found = format!(
+                    "sha256:{}",
+                    Sha256::digest(&data).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+                );
                 let mut layer = tar::Archive::new(data.as_slice());
-                assert!(layer.entries().unwrap().any(|entry| entry.unwrap().path().unwrap() == Path::new("bin/darter")));
+                assert!(
+                    layer.entries().unwrap().any(|entry| entry.unwrap().path().unwrap() == Path::new("bin/darter"))
+                );
             }
         }
         assert_eq!(claimed, found);

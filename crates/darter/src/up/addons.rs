@@ -1,6 +1,10 @@
 //! What every cluster is born with beside the API server's own objects: the
 //! DNS Service. Applied at each start, so an upgrade brings them up to date.
 
+use std::net::IpAddr;
+
+use serde_json::json;
+
 use super::UpError;
 use super::control::Control;
 
@@ -11,4 +15,29 @@ const MANAGER: &str = "darter";
 pub(super) async fn apply(control: &Control) -> Result<(), UpError> {
     let manifest = include_str!("addons.yaml").replace("${DNS_ADDRESS}", &control.service_address(10).to_string());
     cli::apply::manifest(&control.admin(), &manifest, MANAGER).await.map_err(UpError::start("the cluster's own objects"))
+}
+
+/// This node answers for the cluster's DNS, at `address`.
+pub(super) async fn publish_dns(control: &Control, node: &str, address: IpAddr) -> Result<(), UpError> {
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": format!("kube-dns-{node}"),
+            "namespace": "kube-system",
+            "labels": {
+                "kubernetes.io/service-name": "kube-dns",
+                "endpointslice.kubernetes.io/managed-by": "darter",
+            },
+        },
+        "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [address.to_string()], "nodeName": node,
+            "conditions": {"ready": true, "serving": true, "terminating": false}}],
+        "ports": [
+            {"name": "dns", "port": 53, "protocol": "UDP"},
+            {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
+        ],
+    });
+    let text = slice.to_string();
+    cli::apply::manifest(&control.admin(), &text, MANAGER).await.map_err(UpError::start("the DNS Service"))
 }

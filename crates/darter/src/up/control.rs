@@ -62,6 +62,7 @@ impl Control {
             cluster_domain: arguments.cluster_domain.clone(),
             issuer: format!("https://kubernetes.default.svc.{}", arguments.cluster_domain),
             advertise: (advertise, local.port()),
+            service_account_key: Some(authority.service_account_key()?),
             kubelet: Some(Arc::new(kubelet_client(&authority)?)),
             client_ca_pem: Some(authority.certificate_pem().to_owned()),
             ..Settings::default()
@@ -86,6 +87,11 @@ impl Control {
         })
     }
 
+    /// A client in this process with a part's own rights.
+    pub(super) fn part(&self, user: &str) -> Client {
+        Client::new(InProcess::new(Arc::clone(&self.server), user, &["system:authenticated"]))
+    }
+
     /// A client in this process with the administrator's rights, for what every
     /// cluster is born with.
     pub(super) fn admin(&self) -> Client {
@@ -108,7 +114,7 @@ fn open_store(arguments: &arguments::Up, instance: &Instance) -> Result<Arc<dyn 
     }
     let path = instance.data_dir.clone();
     std::fs::create_dir_all(&path).map_err(|source| UpError::File { step: "creating", path, source })?;
-    let store = store::EmbeddedStore::open(&instance.store(), store::Options::default());
+    let store = store::EmbeddedStore::open(&instance.store(), store::embedded::Options::default());
     Ok(Arc::new(store.map_err(UpError::start("the store"))?))
 }
 

@@ -27,8 +27,6 @@ struct Context<'a> {
     instance: &'a Instance,
     control: &'a Control,
     name: &'a str,
-    /// With this node's rights.
-    client: &'a Client,
 }
 
 /// What a node needs of this process; checked before anything is made.
@@ -64,12 +62,13 @@ pub(super) async fn start(
         cgroup_root: instance.cgroup.clone(),
         registries: arguments.registries.clone(),
         network: Arc::clone(&deferred) as _,
-        shim: ShimCommand { program, arguments: vec!["shim".into()] },
+        shim: ShimCommand { program, args: vec!["shim".into()] },
     })
     .await
     .map_err(UpError::start("the container runtime"))?;
     let config = kubelet_config(arguments, instance, control, &name);
     let kubelet = Kubelet::new(client.clone(), Arc::clone(&runtime) as Arc<dyn Runtime>, config);
+    let sleep = kubelet.sleep();
     let token = shutdown.clone();
     parts.spawn(async move {
         if let Err(error) = kubelet.run(token).await {
@@ -78,8 +77,9 @@ pub(super) async fn start(
         "the node agent"
     });
     let range = pod_cidr(&client, &name).await?;
-    let context = Context { arguments, instance, control, name: &name, client: &client };
+    let context = Context { arguments, instance, control, name: &name };
     network::start(&context, &range, &deferred, shutdown, parts).await?;
+    network::watch_traffic(&context, &range, &sleep)?;
     ready(&client, &name).await?;
     Ok(name)
 }
@@ -107,12 +107,11 @@ fn node_name(arguments: &arguments::Up) -> Result<String, UpError> {
 
 fn kubelet_config(arguments: &arguments::Up, instance: &Instance, control: &Control, name: &str) -> KubeletConfig {
     KubeletConfig {
-        node_ips: vec![control.advertise],
         cluster_dns: vec![control.service_address(10)],
         cluster_domain: arguments.cluster_domain.clone(),
         cgroup_root: instance.cgroup.clone(),
         listen: SocketAddr::new(IpAddr::from([0, 0, 0, 0]), arguments.node_port),
-        ..KubeletConfig::new(name, instance.kubelet())
+        ..KubeletConfig::new(name, instance.kubelet(), control.advertise)
     }
 }
 

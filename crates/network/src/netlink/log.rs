@@ -39,7 +39,11 @@ impl PacketLog {
                 a.bytes(NFULA_CFG_CMD, &[NFULNL_CFG_CMD_BIND]);
             })) {
                 Ok(()) => break,
-                Err(error) if error.errno() == Some(libc::EBUSY) && group - first + 1 < attempts => group += 1,
+                // The kernel says EPERM for a group that another socket has; without
+                // CAP_NET_ADMIN the last attempt fails the same way.
+                Err(error) if matches!(error.errno(), Some(libc::EBUSY | libc::EPERM)) && group - first + 1 < attempts => {
+                    group += 1;
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::objects::{Claim, StorageClass, Volume};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -62,10 +63,11 @@ impl Cluster {
                     self.core.preempted(report.pod.metadata.uid.as_deref().unwrap(), true, self.now);
                     Seen::Preempts(
                         name(&report.pod),
-                        victims.iter().map(|key| key.name.to_string()).collect(),
+                        victims.iter().map(|(key, _)| key.name.to_string()).collect(),
                         node.to_string(),
                     )
                 }
+                Step::PrepareVolumes { pod, .. } => panic!("{} needs volumes", name(&pod)),
                 Step::Skipped { pod } => Seen::Skipped(name(&pod)),
             });
         }
@@ -222,7 +224,7 @@ fn a_port_is_taken_once_per_address_and_protocol() {
             .starts_with("0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. ")
     );
     cluster.delete(with_port("tcp", json!({})));
-    assert!(matches!(cluster.run().as_slice(), [Seen::Rejected(..)]));
+    assert_eq!(cluster.run(), []);
     cluster.delete(with_port("other", json!({})));
     assert_eq!(cluster.run(), [bound("all", "a")]);
 }
@@ -238,6 +240,22 @@ fn only_the_event_that_helps_wakes_a_pod() {
     cluster.node(node_with("a", json!({"status": {"allocatable": {"cpu": "4500m"}}})));
     assert_eq!(cluster.run(), []);
     cluster.node(node_with("a", json!({"status": {"allocatable": {"cpu": "6"}}})));
+    assert_eq!(cluster.run(), [bound("p", "a")]);
+}
+
+#[test]
+fn a_rejection_is_reported_again_only_when_it_changes_or_much_later() {
+    let mut cluster = Cluster::new(&[node("a")]);
+    let running = |name: &str| merged(asking(name, json!({"cpu": "2"})), json!({"spec": {"nodeName": "a"}}));
+    cluster.pod(running("x"));
+    cluster.pod(running("y"));
+    cluster.pod(asking("p", json!({"cpu": "3"})));
+    cluster.rejection();
+    cluster.delete(running("x"));
+    assert_eq!(cluster.run(), []);
+    cluster.now = MS(400_000);
+    cluster.rejection();
+    cluster.delete(running("y"));
     assert_eq!(cluster.run(), [bound("p", "a")]);
 }
 
@@ -338,6 +356,147 @@ fn a_pod_that_must_not_preempt_says_so() {
         cluster.rejection(),
         "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never."
     );
+}
+
+fn storage(cluster: &mut Cluster, volumes: &[(&str, &str)], bound: bool) {
+    let volumes_of = |name: &str, node: &str| {
+        json!({
+            "metadata": {"name": name},
+            "spec": {
+                "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "local",
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+                    {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]},
+                ]}]}},
+            },
+            "status": {"phase": "Available"},
+        })
+    };
+    let class = json!({"metadata": {"name": "local"}, "provisioner": "kubernetes.io/no-provisioner",
+        "volumeBindingMode": "WaitForFirstConsumer"});
+    let class = StorageClass::new(serde_json::from_value(class).unwrap());
+    let change = cluster.core.objects_mut().volumes.apply_class("local".into(), class).unwrap();
+    cluster.core.storage_changed(change, cluster.now);
+    for (name, node) in volumes {
+        let volume = Volume::new(serde_json::from_value(volumes_of(name, node)).unwrap());
+        let change = cluster.core.objects_mut().volumes.apply_volume(volume).unwrap();
+        cluster.core.storage_changed(change, cluster.now);
+    }
+    let annotations = if bound { json!({"pv.kubernetes.io/bind-completed": "yes"}) } else { json!({}) };
+    let claim = json!({
+        "metadata": {"name": "data", "namespace": "ns", "uid": "data", "annotations": annotations},
+        "spec": {"storageClassName": "local", "accessModes": ["ReadWriteOnce"], "volumeName": if bound { volumes[0].0 } else { "" },
+            "resources": {"requests": {"storage": "1Gi"}}},
+    });
+    let claim = Claim::new(serde_json::from_value(claim).unwrap());
+    let change = cluster.core.objects_mut().volumes.apply_claim(claim).unwrap();
+    cluster.core.storage_changed(change, cluster.now);
+}
+
+fn mounting(name: &str) -> Value {
+    pod(name, json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}))
+}
+
+#[test]
+fn a_pod_waits_for_its_claim_then_for_its_volume_and_is_bound_to_the_volumes_node() {
+    let mut cluster = Cluster::new(&[node("a"), node("b")]);
+    cluster.pod(mounting("p"));
+    assert_eq!(cluster.rejection(), "0/2 nodes are available: persistentvolumeclaim \"data\" not found. not found");
+    cluster.now = MS(20_000);
+    storage(&mut cluster, &[("v1", "b")], false);
+    let Some(Step::PrepareVolumes { node, plan, .. }) = cluster.core.next(cluster.now) else { panic!("no plan") };
+    assert_eq!((&*node, plan.bindings.len(), plan.provisions.len()), ("b", 1, 0));
+    assert!(cluster.core.volumes_requested("p", Ok(()), cluster.now).is_none());
+    assert_eq!(cluster.run(), []);
+    let claim = json!({
+        "metadata": {"name": "data", "namespace": "ns", "uid": "data", "annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+        "spec": {"storageClassName": "local", "volumeName": "v1"},
+    });
+    let claim = Claim::new(serde_json::from_value(claim).unwrap());
+    let change = cluster.core.objects_mut().volumes.apply_claim(claim).unwrap();
+    cluster.core.storage_changed(change, cluster.now);
+    assert_eq!(cluster.run(), [bound("p", "b")]);
+}
+
+#[test]
+fn a_decided_volume_is_not_given_twice_and_comes_back_when_binding_it_fails() {
+    let mut cluster = Cluster::new(&[node("a")]);
+    storage(&mut cluster, &[("v1", "a")], false);
+    cluster.pod(mounting("p"));
+    assert!(matches!(cluster.core.next(cluster.now), Some(Step::PrepareVolumes { .. })));
+    let report = cluster.core.volumes_requested("p", Err("conflict".into()), cluster.now).unwrap();
+    assert_eq!(report.message, "running PreBind plugin \"VolumeBinding\": conflict");
+    cluster.now = MS(1000);
+    assert!(matches!(cluster.core.next(cluster.now), Some(Step::PrepareVolumes { .. })));
+    cluster.now = MS(602_000);
+    let Some(Step::Report(report)) = cluster.core.next(cluster.now) else { panic!("no report") };
+    assert!(report.message.ends_with("context deadline exceeded"));
+}
+
+#[test]
+fn a_bound_volume_pins_its_pod_to_its_node() {
+    let mut cluster = Cluster::new(&[node("a"), node("b"), node("c")]);
+    storage(&mut cluster, &[("v1", "b")], true);
+    cluster.pod(mounting("p"));
+    assert_eq!(cluster.run(), [bound("p", "b")]);
+}
+
+fn labelled(name: &str, app: &str, spec: Value) -> Value {
+    merged(pod(name, spec), json!({"metadata": {"labels": {"app": app}}}))
+}
+
+fn zone(name: &str, zone: &str) -> Value {
+    node_with(name, json!({"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}}))
+}
+
+#[test]
+fn replicas_that_refuse_each_other_spread_and_the_last_waits_for_a_place() {
+    let mut cluster = Cluster::new(&[node("a"), node("b")]);
+    let terms = json!([{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "db"}}}]);
+    let replica = |name: &str| {
+        labelled(
+            name,
+            "db",
+            json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}}),
+        )
+    };
+    for name in ["x", "y", "z"] {
+        cluster.pod(replica(name));
+    }
+    let seen = cluster.run();
+    let mut nodes: Vec<_> = seen
+        .iter()
+        .filter_map(|seen| if let Seen::Bound(_, node) = seen { Some(node.clone()) } else { None })
+        .collect();
+    nodes.sort();
+    assert_eq!(nodes, ["a", "b"]);
+    assert!(matches!(seen.last(), Some(Seen::Rejected(name, message))
+        if name == "z" && message.starts_with("0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules.")));
+    // A plain pod of the same label is kept away as well.
+    cluster.pod(labelled("plain", "db", json!({})));
+    assert!(
+        cluster
+            .rejection()
+            .starts_with("0/2 nodes are available: 2 node(s) didn't satisfy existing pods anti-affinity rules.")
+    );
+    cluster.delete(replica("x"));
+    assert!(matches!(cluster.run().first(), Some(Seen::Bound(name, _)) if name == "z"));
+}
+
+#[test]
+fn a_hard_constraint_keeps_the_zones_even() {
+    let mut cluster = Cluster::new(&[zone("a", "1"), zone("b", "1"), zone("c", "2")]);
+    let constraint = json!([{"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "web"}}}]);
+    let mut in_zones = [0, 0];
+    for number in 0..6 {
+        cluster.pod(labelled(&format!("p{number}"), "web", json!({"topologySpreadConstraints": constraint})));
+        match cluster.run().as_slice() {
+            [Seen::Bound(_, node)] => in_zones[usize::from(node == "c")] += 1,
+            other => panic!("expected a binding, got {other:?}"),
+        }
+        assert!((in_zones[0] - in_zones[1] as i32).abs() <= 1);
+    }
+    assert_eq!(in_zones, [3, 3]);
 }
 
 /// Whatever order events come in, kept work must equal work from scratch.

@@ -84,17 +84,22 @@ fn definition(out: &mut String, name: &str, schema: &Value, packages: &mut Packa
         attributes += &format!(" unions={unions}");
     }
     if let Some(gvks) = schema.get("x-kubernetes-group-version-kind").and_then(Value::as_array) {
-        let gvks: Vec<String> = gvks
+        // Options have a kind in every group; the reader adds those it serves.
+        let own = if gvks.len() > 1 { &gvks[..1] } else { gvks };
+        let gvks: Vec<String> = own
             .iter()
             .map(|gvk| ["group", "version", "kind"].map(|part| text(gvk, part).unwrap_or_default()).join("/"))
             .collect();
         attributes += &format!(" gvk={}", gvks.join(","));
     }
+    let required: Vec<&str> =
+        schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    if !required.is_empty() {
+        attributes += &format!(" req={}", required.join(","));
+    }
     line(out, format_args!("type {}{attributes}", short_name(name)));
     let mut fields = BTreeMap::new();
     flatten(name, &[], packages, &mut fields)?;
-    let required: Vec<&str> =
-        schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
     let properties = schema.get("properties").and_then(Value::as_object);
     if let Some(missing) = properties.into_iter().flatten().map(|(key, _)| key).find(|key| !fields.contains_key(*key)) {
         return Err(format!("{name}.{missing} is in OpenAPI, but no struct field has that JSON name"));
@@ -106,9 +111,6 @@ fn definition(out: &mut String, name: &str, schema: &Value, packages: &mut Packa
         }
         let property = properties.and_then(|properties| properties.get(json)).unwrap_or(&Value::Null);
         let mut attributes = String::new();
-        if required.contains(&json.as_str()) {
-            attributes += " req";
-        }
         if go.omit_zero {
             attributes += " omitzero";
         } else if go.omit_empty {

@@ -12,12 +12,29 @@ pub(super) fn columns() -> Vec<Column> {
         table::name(),
         table::column("Ready", "string", 0, "The aggregate readiness state of this pod for accepting traffic."),
         table::column("Status", "string", 0, "The aggregate status of the containers in this pod."),
-        table::column("Restarts", "string", 0, "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted."),
+        table::column(
+            "Restarts",
+            "string",
+            0,
+            "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted.",
+        ),
         table::age(),
-        wide("IP", "podIP address allocated to the pod. Routable at least within the cluster. Empty if not yet allocated."),
-        wide("Node", "NodeName indicates in which node this pod is scheduled. If empty, this pod is a candidate for scheduling by the scheduler defined in schedulerName. Once this field is set, the kubelet for this node becomes responsible for the lifecycle of this pod. This field should not be used to express a desire for the pod to be scheduled on a specific node. https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/#nodename"),
-        wide("Nominated Node", "nominatedNodeName is set only when this pod preempts other pods on the node, but it cannot be scheduled right away as preemption victims receive their graceful termination periods. This field does not guarantee that the pod will be scheduled on this node. Scheduler may decide to place the pod elsewhere if other nodes become available sooner. Scheduler may also decide to give the resources on this node to a higher priority pod that is created after preemption. As a result, this field may be different than PodSpec.nodeName when the pod is scheduled."),
-        wide("Readiness Gates", "If specified, all readiness gates will be evaluated for pod readiness. A pod is ready when all its containers are ready AND all conditions specified in the readiness gates have status equal to \"True\" More info: https://git.k8s.io/enhancements/keps/sig-network/580-pod-readiness-gates"),
+        wide(
+            "IP",
+            "podIP address allocated to the pod. Routable at least within the cluster. Empty if not yet allocated.",
+        ),
+        wide(
+            "Node",
+            "NodeName indicates in which node this pod is scheduled. If empty, this pod is a candidate for scheduling by the scheduler defined in schedulerName. Once this field is set, the kubelet for this node becomes responsible for the lifecycle of this pod. This field should not be used to express a desire for the pod to be scheduled on a specific node. https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/#nodename",
+        ),
+        wide(
+            "Nominated Node",
+            "nominatedNodeName is set only when this pod preempts other pods on the node, but it cannot be scheduled right away as preemption victims receive their graceful termination periods. This field does not guarantee that the pod will be scheduled on this node. Scheduler may decide to place the pod elsewhere if other nodes become available sooner. Scheduler may also decide to give the resources on this node to a higher priority pod that is created after preemption. As a result, this field may be different than PodSpec.nodeName when the pod is scheduled.",
+        ),
+        wide(
+            "Readiness Gates",
+            "If specified, all readiness gates will be evaluated for pod readiness. A pod is ready when all its containers are ready AND all conditions specified in the readiness gates have status equal to \"True\" More info: https://git.k8s.io/enhancements/keps/sig-network/580-pod-readiness-gates",
+        ),
     ]
 }
 
@@ -58,9 +75,9 @@ fn readiness_gates(pod: &Value) -> String {
         return "<none>".to_owned();
     }
     let conditions = object::items(pod, "status.conditions");
-    let met = gates.iter().filter(|gate| {
-        conditions.iter().any(|one| one["type"] == gate["conditionType"] && one["status"] == "True")
-    });
+    let met = gates
+        .iter()
+        .filter(|gate| conditions.iter().any(|one| one["type"] == gate["conditionType"] && one["status"] == "True"));
     format!("{}/{}", met.count(), gates.len())
 }
 
@@ -74,8 +91,13 @@ fn summarize(pod: &Value) -> Summary {
     if conditions.iter().any(|one| one["type"] == "PodScheduled" && one["reason"] == "SchedulingGated") {
         reason = "SchedulingGated".to_owned();
     }
-    let mut summary =
-        Summary { reason, restarts: 0, last_restart: String::new(), ready: 0, total: object::items(pod, "spec.containers").len() };
+    let mut summary = Summary {
+        reason,
+        restarts: 0,
+        last_restart: String::new(),
+        ready: 0,
+        total: object::items(pod, "spec.containers").len(),
+    };
     let initializing = init_containers(pod, &mut summary);
     if !initializing || is_initialized(pod) {
         containers(pod, &mut summary);
@@ -156,7 +178,8 @@ fn containers(pod: &Value, summary: &mut Summary) {
     let mut has_running = false;
     // Restarts of sidecars and containers count; those of finished init containers do not.
     let (mut restarts, mut last_restart) = (0, String::new());
-    for status in object::items(pod, "status.initContainerStatuses").iter().filter(|one| is_sidecar(pod, &one["name"])) {
+    for status in object::items(pod, "status.initContainerStatuses").iter().filter(|one| is_sidecar(pod, &one["name"]))
+    {
         restarts += status["restartCount"].as_i64().unwrap_or(0);
         last_restart = last_restart.max(object::text(status, "lastState.terminated.finishedAt").to_owned());
     }
@@ -176,7 +199,8 @@ fn containers(pod: &Value, summary: &mut Summary) {
         }
     }
     if summary.reason == "Completed" && has_running {
-        let ready = object::items(pod, "status.conditions").iter().any(|one| one["type"] == "Ready" && one["status"] == "True");
+        let ready =
+            object::items(pod, "status.conditions").iter().any(|one| one["type"] == "Ready" && one["status"] == "True");
         summary.reason = if ready { "Running" } else { "NotReady" }.to_owned();
     }
 }

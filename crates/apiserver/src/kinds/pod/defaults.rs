@@ -110,7 +110,9 @@ fn container(container: &mut Object, host_network: bool) {
 }
 
 fn probe(probe: &mut Object) {
-    for (field, number) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+    for (field, number) in
+        [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+    {
         if probe.get(field).and_then(Value::as_i64).unwrap_or(0) == 0 {
             probe.insert(field.to_owned(), number.into());
         }

@@ -138,7 +138,7 @@ fn an_unknown_field_and_a_foreign_version_are_refused() {
     let error = apply(None, applied.clone(), false, map, &tracking("m", "v1")).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "failed to create typed patch object (/a; v1, Kind=ConfigMap): .unknownTop: field not declared in schema"
+        "failed to create typed patch object (/a; /v1, Kind=ConfigMap): .unknownTop: field not declared in schema"
     );
     assert_eq!(error.status().code, Some(500));
     let error = apply(None, applied, false, map, &tracking("m", "v2")).unwrap_err();

@@ -32,6 +32,7 @@ static FREE: Schema = Schema {
     pointer: false,
     nullable: false,
     list: ListType::Atomic,
+    explicit_list: false,
     map: None,
     patch: api::schema::PatchStrategy { merge: false, replace: false, retain_keys: false, merge_key: None },
     embedded: false,

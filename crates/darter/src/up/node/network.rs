@@ -2,11 +2,13 @@
 //! the seam by which the runtime reaches the pod network.
 
 use std::error::Error;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
 use containers::runtime::{Protocol, SandboxConfig, SandboxId, SandboxNetwork};
+use dns::{Dns, DnsConfig};
+use network::activity::{Activity, ActivityConfig};
 use network::cidr::Cidr;
 use network::pod::{HostPort, PodNetwork, PodNetworkConfig, TransportProtocol};
 use network::service::{ServiceLoadBalancers, ServiceProxy, ServiceProxyConfig};
@@ -17,6 +19,9 @@ use super::super::{Parts, UpError};
 use super::Context;
 use crate::arguments;
 use crate::instance::Instance;
+
+/// Where DNS is served.
+const DNS_PORT: u16 = 53;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -84,8 +89,9 @@ pub(super) async fn start(
     for obstacle in network.forwarding_obstacles().map_err(UpError::start("the pod network"))? {
         tracing::warn!(obstacle, "rules that are not ours keep pods from reaching each other or the outside");
     }
+    let gateway = network.gateway();
     deferred.open(network);
-    let proxy = ServiceProxy::new(node.client.clone(), service_proxy(node.instance, node.name, &ranges));
+    let proxy = ServiceProxy::new(node.control.part("system:kube-proxy"), service_proxy(node.instance, node.name, &ranges));
     let proxy = proxy.map_err(UpError::start("Services"))?;
     let balancers = ServiceLoadBalancers::new(node.control.admin());
     let (first, second) = (shutdown.clone(), shutdown.clone());
@@ -97,6 +103,38 @@ pub(super) async fn start(
         balancers.run(second).await;
         "Services' outside addresses"
     });
+    start_dns(node, gateway, shutdown, parts).await
+}
+
+/// DNS on the address that pods see the node by; the DNS Service leads there.
+async fn start_dns(
+    node: &Context<'_>,
+    gateway: IpAddr,
+    shutdown: &CancellationToken,
+    parts: &mut Parts,
+) -> Result<(), UpError> {
+    let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let config = DnsConfig {
+        domain: node.arguments.cluster_domain.clone(),
+        listen: vec![SocketAddr::new(gateway, DNS_PORT)],
+        resolvers: dns::resolvers(&resolv_conf),
+    };
+    let dns = Dns::bind(node.control.part("system:darter:dns"), config).await.map_err(UpError::start("DNS"))?;
+    super::super::addons::publish_dns(node.control, node.name, gateway).await?;
+    let token = shutdown.clone();
+    parts.spawn(async move {
+        dns.run(token).await;
+        "DNS"
+    });
+    Ok(())
+}
+
+/// Opens the kernel's view of pod traffic and lets pods fall asleep.
+pub(super) fn watch_traffic(node: &Context<'_>, range: &str, sleep: &kubelet::sleep::Sleep) -> Result<(), UpError> {
+    let ranges = Ranges::new(node.arguments, range)?;
+    let config = ActivityConfig { table: format!("{}-activity", node.instance.table), ..ActivityConfig::new(ranges.pods) };
+    let activity = Activity::open(config, sleep.on_wake()).map_err(UpError::start("the view of pod traffic"))?;
+    sleep.enable(Arc::new(activity));
     Ok(())
 }
 
