@@ -43,8 +43,6 @@ pub(crate) struct Observed {
     pub(crate) hash: Option<u64>,
     /// Identity: uid, gid, groups.
     pub(crate) user: Option<(u32, u32, Vec<u32>)>,
-    /// Log file.
-    pub(crate) log_path: std::path::PathBuf,
 }
 
 impl Observed {
@@ -138,7 +136,6 @@ pub(crate) fn container(status: ContainerStatus) -> Observed {
         image_id: status.image_id,
         hash: info.hash,
         user: status.user,
-        log_path: status.log_path,
     }
 }
 
