@@ -182,11 +182,12 @@ impl Request {
                 .unwrap_or_default();
             Ok(Answer { status, location, body })
         };
-        tokio::pin!(connection);
+        tokio::pin!(connection, exchange);
         tokio::select! {
             biased;
-            answer = exchange => answer,
-            ended = &mut connection => Err(ended.err().map_or_else(|| "EOF".into(), |e| go_error(&e))),
+            answer = &mut exchange => answer,
+            // Its last poll may have brought the answer.
+            _ended = &mut connection => exchange.await,
         }
     }
 }

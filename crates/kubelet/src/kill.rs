@@ -91,8 +91,7 @@ impl Killer<'_> {
         message: &str,
         reason: KillReason,
     ) -> Result<(), RuntimeError> {
-        let grace = (reason == KillReason::RestartAll).then_some(0);
-        self.end(id, name, message, reason, grace, None).await
+        self.end(id, name, message, reason, None).await
     }
 
     async fn end(
@@ -101,14 +100,13 @@ impl Killer<'_> {
         name: &str,
         message: &str,
         reason: KillReason,
-        grace: Option<i64>,
         order: Option<&Order>,
     ) -> Result<(), RuntimeError> {
         let container = spec::find(self.pod, name).map(|(_, c)| c.into_owned());
         let usual = format!("Stopping container {name}");
         let text = if message.is_empty() { &usual } else { message };
         self.events.container(self.pod, name, "Normal", "Killing", text);
-        let mut left = seconds(grace.unwrap_or_else(|| self.grace_seconds(container.as_ref(), reason)));
+        let mut left = seconds(self.grace_seconds(container.as_ref(), reason));
         let hook = container.as_ref().and_then(|c| c.lifecycle.as_ref()?.pre_stop.as_ref().map(|hook| (c, hook)));
         if let Some((container, hook)) = hook.filter(|_| !left.is_zero()) {
             left -= self.pre_stop(id, container, hook, left).await;
@@ -151,6 +149,9 @@ impl Killer<'_> {
     }
 
     fn grace_seconds(&self, container: Option<&core::Container>, reason: KillReason) -> i64 {
+        if reason == KillReason::RestartAll {
+            return 0;
+        }
         if let Some(grace) = self.pod.metadata.deletion_grace_period_seconds {
             return grace;
         }
@@ -162,15 +163,14 @@ impl Killer<'_> {
         probe.and_then(|p| p.termination_grace_period_seconds).unwrap_or_else(|| spec::grace_period_seconds(self.pod))
     }
 
-    /// Ends all running containers at once, then stops the sandboxes. `grace`
-    /// in seconds replaces the pod's own.
-    pub(crate) async fn pod(&self, observed: &Observation, grace: Option<i64>) -> Result<(), RuntimeError> {
+    /// Ends all running containers at once, then stops the sandboxes.
+    pub(crate) async fn pod(&self, observed: &Observation) -> Result<(), RuntimeError> {
         let running: Vec<(ContainerId, String)> =
             observed.containers.iter().filter(|c| c.running()).map(|c| (c.id.clone(), c.name.clone())).collect();
         let sidecars = spec::init_containers(self.pod).iter().any(spec::is_sidecar);
         let names: Vec<String> = running.iter().map(|(_, name)| name.clone()).collect();
         let order = sidecars.then(|| Order::new(self.pod, &names));
-        let ends = running.iter().map(|(id, name)| self.end(id, name, "", KillReason::Other, grace, order.as_ref()));
+        let ends = running.iter().map(|(id, name)| self.end(id, name, "", KillReason::Other, order.as_ref()));
         join_all(ends).await.into_iter().collect::<Result<(), _>>()?;
         let sandboxes: Vec<SandboxId> = observed.sandboxes.iter().map(|s| s.id.clone()).collect();
         for id in sandboxes {

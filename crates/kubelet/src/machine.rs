@@ -72,7 +72,6 @@ pub(crate) struct Facts {
     pub(crate) boot_id: String,
     pub(crate) kernel: String,
     pub(crate) os_image: String,
-    pub(crate) hostname: String,
 }
 
 /// Reads them.
@@ -87,7 +86,6 @@ pub(crate) fn facts() -> Facts {
         boot_id: read("/proc/sys/kernel/random/boot_id"),
         kernel: read("/proc/sys/kernel/osrelease"),
         os_image: pretty.trim_matches('"').to_owned(),
-        hostname: read("/proc/sys/kernel/hostname"),
     }
 }
 

@@ -6,8 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use api::types::api::core::v1 as core;
 use tokio::sync::Notify;
 
-use crate::status::EndedByAgent;
-
 /// Something a worker has to look at.
 #[derive(Debug)]
 pub(crate) enum PodEvent {
@@ -19,13 +17,6 @@ pub(crate) enum PodEvent {
     Runtime,
     /// An object changed that the pod refers to.
     Reference,
-    /// End the pod; `grace_seconds` for its containers.
-    Evict {
-        /// Why.
-        why: EndedByAgent,
-        /// Seconds.
-        grace_seconds: i64,
-    },
     /// It was frozen or thawed by its sleep controller.
     Sleep,
 }
@@ -37,7 +28,6 @@ pub(crate) struct Mail {
     pub(crate) gone: bool,
     pub(crate) runtime: bool,
     pub(crate) reference: bool,
-    pub(crate) evict: Option<(EndedByAgent, i64)>,
     pub(crate) sleep: bool,
 }
 
@@ -59,7 +49,6 @@ impl Mailbox {
                 PodEvent::Gone => mail.gone = true,
                 PodEvent::Runtime => mail.runtime = true,
                 PodEvent::Reference => mail.reference = true,
-                PodEvent::Evict { why, grace_seconds } => mail.evict = Some((why, grace_seconds)),
                 PodEvent::Sleep => mail.sleep = true,
             }
         }

@@ -287,8 +287,7 @@ impl Node {
                     owner_references: Some(vec![owner]),
                     ..ObjectMeta::default()
                 };
-                api.create(&coordination::Lease { metadata, spec: Some(spec), ..coordination::Lease::default() })
-                    .await?
+                api.create(&coordination::Lease { metadata, spec: Some(spec) }).await?
             }
         };
         self.lease = Some(lease);

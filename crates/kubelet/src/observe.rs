@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use containers::runtime::{ContainerId, ContainerState, ContainerStatus, Resources, SandboxStatus};
+use containers::runtime::{ContainerId, ContainerState, ContainerStatus, SandboxStatus};
 
 use crate::labels;
 use crate::logs;
@@ -43,12 +43,6 @@ pub(crate) struct Observed {
     pub(crate) hash: Option<u64>,
     /// Identity: uid, gid, groups.
     pub(crate) user: Option<(u32, u32, Vec<u32>)>,
-    /// Limits in force.
-    pub(crate) resources: Resources,
-    /// Stop signal in force.
-    pub(crate) stop_signal: Option<String>,
-    /// Log file.
-    pub(crate) log_path: std::path::PathBuf,
 }
 
 impl Observed {
@@ -142,9 +136,6 @@ pub(crate) fn container(status: ContainerStatus) -> Observed {
         image_id: status.image_id,
         hash: info.hash,
         user: status.user,
-        resources: status.resources,
-        stop_signal: status.stop_signal,
-        log_path: status.log_path,
     }
 }
 

@@ -99,8 +99,8 @@ pub(crate) struct Worker {
     volumes: MountedVolumes,
     volumes_stale: bool,
     ended: Option<EndedByAgent>,
-    /// Seconds that an eviction grants.
-    grace: Option<i64>,
+    /// What the API showed when the end began.
+    status_at_end: Option<core::PodStatus>,
     gone: bool,
     cleaned: bool,
     dirty: bool,
@@ -139,7 +139,7 @@ impl Worker {
             volumes: MountedVolumes::new(),
             volumes_stale: true,
             ended: None,
-            grace: None,
+            status_at_end: None,
             gone: false,
             cleaned: false,
             dirty: true,
@@ -209,6 +209,7 @@ impl Worker {
     /// Brings status and runtime in line with the specification.
     fn sync(&mut self) {
         if self.check_deadline() {
+            self.end_containers();
             return;
         }
         self.prober.sync(&self.pod, &self.observed);
@@ -354,13 +355,6 @@ impl Worker {
             self.gone = true;
             self.dirty = true;
         }
-        if let Some((why, grace)) = mail.evict
-            && self.stage == Stage::Syncing
-        {
-            self.ended = Some(why);
-            self.grace = Some(grace);
-            self.dirty = true;
-        }
         if mail.reference {
             self.volumes_stale = true;
             self.dirty = true;
@@ -441,9 +435,10 @@ impl Worker {
             let old = self.reasons.get(&name);
             match reason {
                 Some(reason) => {
-                    // That a restart waits is shown with the next look at the
+                    // That a restart or a pull waits is shown with the next look at the
                     // pod; every other reason at once.
-                    news |= reason.reason != "CrashLoopBackOff" && old != Some(&reason);
+                    let waits = matches!(reason.reason.as_str(), "CrashLoopBackOff" | "ImagePullBackOff");
+                    news |= !waits && old != Some(&reason);
                     pull_failed |= reason.reason == "ErrImagePull";
                     self.reasons.insert(name, reason);
                 }

@@ -63,9 +63,6 @@ pub(crate) fn container(pod: &core::Pod, text: &str, index: u64) -> Observed {
         image_id: "sha256:1".into(),
         hash: spec::find(pod, name).map(|(_, c)| spec::container_hash(&c)),
         user: None,
-        resources: Default::default(),
-        stop_signal: None,
-        log_path: Default::default(),
     }
 }
 

@@ -63,9 +63,12 @@ async fn call(stream: tokio::net::TcpStream, address: &str, service: &str) -> Re
         };
         Ok(judge(&field("grpc-status"), &field("grpc-message"), &collected.to_bytes()))
     };
+    tokio::pin!(connection, exchange);
     tokio::select! {
-        result = exchange => result,
-        ended = connection => Err(ended.err().map_or_else(|| "connection closed".into(), |e| e.to_string())),
+        biased;
+        result = &mut exchange => result,
+        // Its last poll may have brought the answer.
+        _ended = &mut connection => exchange.await,
     }
 }
 

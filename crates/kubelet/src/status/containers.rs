@@ -252,7 +252,6 @@ fn from_runtime(
             supplemental_groups: (!groups.is_empty()).then(|| groups.iter().map(|g| i64::from(*g)).collect()),
         }),
     });
-    status.stop_signal.clone_from(&observed.stop_signal);
     status
 }
 

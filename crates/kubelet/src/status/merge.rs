@@ -57,7 +57,7 @@ pub(crate) fn terminate(pod: &core::Pod, mut status: core::PodStatus) -> core::P
     }
     if let Some(init) = &mut status.init_container_statuses {
         let touched = init.iter().rposition(|s| {
-            !s.state.as_ref().is_some_and(|state| state.waiting.is_some())
+            s.state.as_ref().is_none_or(|state| state.waiting.is_none())
                 || s.last_state.as_ref().is_some_and(|state| state.terminated.is_some())
         });
         for container in init.iter_mut().take(touched.map_or(1, |index| index + 1)) {
@@ -108,7 +108,7 @@ fn initialized(pod: &core::Pod) -> bool {
     let status = spec::status(pod);
     let moved = status.container_statuses.iter().flatten().any(|s| {
         s.last_state.as_ref().is_some_and(|l| l.terminated.is_some())
-            || !s.state.as_ref().is_some_and(|state| state.waiting.is_some())
+            || s.state.as_ref().is_none_or(|state| state.waiting.is_none())
     });
     if moved {
         return true;

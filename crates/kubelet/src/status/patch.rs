@@ -17,10 +17,8 @@ const FOREIGN: [&str; 5] = [
 
 /// The patch, with the pod's uid as precondition; `None` if nothing differs.
 pub(crate) fn between(uid: &str, old: &core::PodStatus, new: &core::PodStatus) -> Option<Value> {
-    let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (serde_json::to_value(old), serde_json::to_value(new))
-    else {
-        return None;
-    };
+    // The API server adds empty objects; they mean the same as absence.
+    let (Some(old), Some(new)) = (significant(old), significant(new)) else { return None };
     let mut patch = Map::new();
     for (key, value) in &new {
         if key == "conditions" || FOREIGN.contains(&key.as_str()) || old.get(key) == Some(value) {
@@ -53,6 +51,30 @@ pub(crate) fn between(uid: &str, old: &core::PodStatus, new: &core::PodStatus) -
         patch.insert("conditions".into(), Value::Array(conditions));
     }
     (!patch.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": patch}))
+}
+
+/// The status as a tree without nulls and empty objects and lists.
+fn significant(status: &core::PodStatus) -> Option<Map<String, Value>> {
+    fn strip(value: &mut Value) -> bool {
+        match value {
+            Value::Null => false,
+            Value::Object(fields) => {
+                fields.retain(|_, field| strip(field));
+                !fields.is_empty()
+            }
+            Value::Array(items) => {
+                items.retain_mut(strip);
+                !items.is_empty()
+            }
+            Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+        }
+    }
+    let Ok(mut value @ Value::Object(_)) = serde_json::to_value(status) else { return None };
+    strip(&mut value);
+    match value {
+        Value::Object(fields) => Some(fields),
+        _ => None,
+    }
 }
 
 fn list(status: &Map<String, Value>) -> &[Value] {

@@ -17,6 +17,7 @@ impl Worker {
             return;
         }
         self.stage = Stage::Ending;
+        self.status_at_end.clone_from(&self.pod.status);
         // Pulls and hooks that are under way give up.
         self.cancel.cancel();
         self.prober.end();
@@ -29,8 +30,7 @@ impl Worker {
     pub(super) fn end_containers(&mut self) {
         let status = self.generate(false);
         self.set_status(status::without_early_end(&self.status, status));
-        let (context, pod, observed, grace) =
-            (self.context.clone(), self.pod.clone(), self.observed.clone(), self.grace);
+        let (context, pod, observed) = (self.context.clone(), self.pod.clone(), self.observed.clone());
         let sandboxes: Vec<_> = self.observed.sandboxes.iter().filter(|s| s.frozen).map(|s| s.id.clone()).collect();
         self.dirty = false;
         self.job = Some(Box::pin(async move {
@@ -45,7 +45,7 @@ impl Worker {
                 pod: &pod,
                 pod_ip: observed.ips().first().copied(),
             };
-            let result = killer.pod(&observed, grace).await;
+            let result = killer.pod(&observed).await;
             JobDone { ended: Some(result), ..JobDone::default() }
         }));
     }
@@ -83,7 +83,10 @@ impl Worker {
         if !self.writes.settled(&self.pod, &self.status) {
             return;
         }
-        let last = status::terminate(&self.pod, self.status.clone());
+        // Whether it was initialised is judged by what the API showed then.
+        let mut pod = (*self.pod).clone();
+        pod.status.clone_from(&self.status_at_end);
+        let last = status::terminate(&pod, self.status.clone());
         self.set_status(last);
         self.release().await;
     }

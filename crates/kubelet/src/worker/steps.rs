@@ -146,7 +146,7 @@ impl Job {
                 Action::KillPod => {
                     done.changed = true;
                     sandbox = None;
-                    self.killer(&self.observed).pod(&self.observed, None).await
+                    self.killer(&self.observed).pod(&self.observed).await
                 }
                 Action::Kill { id, name, message, reason } => {
                     done.changed = true;

@@ -26,7 +26,7 @@ pub(super) enum Result {
 }
 
 enum Sent {
-    Status(std::result::Result<core::Pod, ClientError>),
+    Status(std::result::Result<Box<core::Pod>, ClientError>),
     Delete(std::result::Result<(), ClientError>),
 }
 
@@ -79,8 +79,9 @@ impl Writes {
         let name = spec::name(pod).to_owned();
         let api = context.client.namespaced::<core::Pod>(spec::namespace(pod));
         if let Some(change) = patch::between(&uid, &self.api, status) {
-            self.in_flight =
-                Some(Box::pin(async move { Sent::Status(api.patch_status(&name, &Patch::Strategic(change)).await) }));
+            self.in_flight = Some(Box::pin(async move {
+                Sent::Status(api.patch_status(&name, &Patch::Strategic(change)).await.map(Box::new))
+            }));
             return;
         }
         let terminal = status::is_terminal(self.api.phase.as_deref().unwrap_or_default());
