@@ -151,3 +151,6 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
 fn same_bytes(left: &[u8], right: &[u8]) -> bool {
     left.len() == right.len() && left.iter().zip(right).fold(0, |acc, (a, b)| acc | (a ^ b)) == 0
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,16 +103,24 @@ fn check(directory: &Path, acknowledged: &Acknowledged, before: u64) -> u64 {
     })
 }
 
-/// Whether the history shows a deletion of the key after `revision`; if the
-/// history does not reach back that far, the snapshot has taken it in.
+/// Whether the history shows that the key was deleted after `revision`, maybe
+/// after further writes that were never acknowledged either; if the history
+/// does not reach back that far, the snapshot has taken it in.
 async fn unacknowledged_delete(store: &EmbeddedStore, key: &str, revision: u64) -> bool {
+    let current = store.current().await.expect("readable");
     let Ok(mut watch) = store.watch(key, Some(Revision(revision))).await else {
         return true;
     };
-    match watch.next().await {
-        WatchItem::Events(events) => events.iter().any(|event| event.deleted),
-        WatchItem::Lagged => false,
+    let mut deleted = false;
+    while watch.progress() < current {
+        match watch.next().await {
+            WatchItem::Events(events) => {
+                deleted = events.iter().rfind(|event| *event.entry.key == *key).map_or(deleted, |event| event.deleted);
+            }
+            WatchItem::Lagged => return false,
+        }
     }
+    deleted
 }
 
 /// The history that was read back leads from its oldest state to the current.
