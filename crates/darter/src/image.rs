@@ -44,7 +44,9 @@ pub(crate) async fn run(command: &arguments::Image) -> Result<(), ImageCommandEr
                 }
             }
         }
-        arguments::Image::Ls { place, output } => list(&open(place, None)?.images().map_err(about("listing"))?, *output),
+        arguments::Image::Ls { place, output } => {
+            list(&open(place, None)?.images().map_err(about("listing"))?, *output)
+        }
         arguments::Image::Rm { place, references } => {
             let store = open(place, None)?;
             for reference in references {
@@ -75,7 +77,10 @@ fn open(place: &Place, registries: Option<&std::path::Path>) -> Result<Arc<Image
 fn list(images: &[Image], output: Output) {
     if output == Output::Json {
         for image in images {
-            println!("{}", json!({"id": image.id, "tags": image.tags, "digests": image.digests, "sizeBytes": image.size_bytes}));
+            println!(
+                "{}",
+                json!({"id": image.id, "tags": image.tags, "digests": image.digests, "sizeBytes": image.size_bytes})
+            );
         }
         return;
     }

@@ -43,7 +43,8 @@ impl Networks {
         };
         let mut words = text.split_whitespace();
         let mut next = || words.next().unwrap_or_default();
-        let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", Self::path(instance).display()));
+        let damaged =
+            || io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", Self::path(instance).display()));
         Self::parse(next(), next(), next()).map(Some).ok_or_else(damaged)
     }
 

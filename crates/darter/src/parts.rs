@@ -41,7 +41,8 @@ pub(crate) async fn scheduler(part: &Part) -> Result<(), PartError> {
 
 /// The controllers, until SIGTERM or SIGINT.
 pub(crate) async fn controllers(part: &Part) -> Result<(), PartError> {
-    let controllers = controllers::Controllers::new(client(&part.kubeconfig)?, controllers::ControllersConfig::default());
+    let controllers =
+        controllers::Controllers::new(client(&part.kubeconfig)?, controllers::ControllersConfig::default());
     until_signal(|shutdown| controllers.run(shutdown)).await
 }
 

@@ -51,7 +51,9 @@ pub(crate) enum ResetError {
     },
 }
 
-fn removing<E: Into<Box<dyn std::error::Error + Send + Sync>>>(what: impl Into<String>) -> impl FnOnce(E) -> ResetError {
+fn removing<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    what: impl Into<String>,
+) -> impl FnOnce(E) -> ResetError {
     let what = what.into();
     move |source| ResetError::Remove { what, source: source.into() }
 }
@@ -138,7 +140,8 @@ async fn remove_node(instance: &Instance) -> Result<(), ResetError> {
     let pods = PodNetwork::open(networks.pod_network(instance)).map_err(removing("the pod network"))?;
     pods.teardown().map_err(removing("the pod network"))?;
     ServiceProxy::remove_rules(&networks.service_proxy(instance, "")).map_err(removing("the Services' rules"))?;
-    let activity = Activity::open(networks.activity(instance), Arc::new(|_| {})).map_err(removing("the view of pod traffic"))?;
+    let activity =
+        Activity::open(networks.activity(instance), Arc::new(|_| {})).map_err(removing("the view of pod traffic"))?;
     activity.teardown().map_err(removing("the view of pod traffic"))
 }
 

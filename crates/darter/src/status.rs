@@ -103,7 +103,13 @@ impl Facts {
         for (name, ready) in &self.nodes {
             println!("node {name}: {}", if *ready { "ready" } else { "not ready" });
         }
-        println!("pods: {}, running {}, may sleep {}, asleep {}", self.pods, self.running, self.may_sleep, self.asleep.len());
+        println!(
+            "pods: {}, running {}, may sleep {}, asleep {}",
+            self.pods,
+            self.running,
+            self.may_sleep,
+            self.asleep.len()
+        );
         for (pod, rung) in &self.asleep {
             println!("  {pod}: {rung}");
         }

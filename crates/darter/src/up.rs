@@ -88,7 +88,9 @@ pub(crate) enum UpError {
 }
 
 impl UpError {
-    pub(crate) fn start<E: Into<Box<dyn std::error::Error + Send + Sync>>>(part: &'static str) -> impl FnOnce(E) -> Self {
+    pub(crate) fn start<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+        part: &'static str,
+    ) -> impl FnOnce(E) -> Self {
         move |source| Self::Start { part, source: source.into() }
     }
 }
@@ -149,7 +151,8 @@ fn start_deciders(
     shutdown: &CancellationToken,
     parts: &mut Parts,
 ) -> Result<(), UpError> {
-    let scheduler = scheduler::Scheduler::new(control.part("system:kube-scheduler"), scheduler::SchedulerConfig::default());
+    let scheduler =
+        scheduler::Scheduler::new(control.part("system:kube-scheduler"), scheduler::SchedulerConfig::default());
     let token = shutdown.clone();
     parts.spawn(async move {
         scheduler.run(token).await;

@@ -68,8 +68,6 @@ type Query = Vec<(String, String)>;
 
 /// What the server needs besides the agent.
 pub struct NodeServerConfig {
-    /// Where it listens.
-    pub listen: SocketAddr,
     /// Its certificate, leaf first.
     pub certificates: Vec<CertificateDer<'static>>,
     /// The certificate's key.
@@ -88,15 +86,6 @@ pub enum NodeServerError {
     /// The client authorities are unusable.
     #[error("the client authorities are unusable")]
     Authorities(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The address could not be bound.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
 }
 
 /// The node's HTTP API, with its socket open.
@@ -116,13 +105,17 @@ struct Core {
 }
 
 impl NodeServer {
-    /// Opens the socket.
-    pub async fn bind(node: NodeApi, config: NodeServerConfig) -> Result<Self, NodeServerError> {
+    /// Serves on a socket that is open already: its port is in the node's
+    /// status before the first request. `client` must be allowed to create
+    /// token and access reviews.
+    pub fn new(
+        node: NodeApi,
+        client: client::Client,
+        listener: TcpListener,
+        config: NodeServerConfig,
+    ) -> Result<Self, NodeServerError> {
         let tls = tls(&config)?;
-        let address = config.listen;
-        let listener =
-            TcpListener::bind(address).await.map_err(|source| NodeServerError::Listen { address, source })?;
-        let access = Access::new(node.client().clone(), node.config().node_name.clone());
+        let access = Access::new(client, node.config().node_name.clone());
         let core = Core {
             node,
             access,

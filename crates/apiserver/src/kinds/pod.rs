@@ -37,6 +37,12 @@ impl Strategy for Pod {
             if let Some(class) = old.get("status").and_then(|status| status.get("qosClass")).cloned() {
                 object::map_mut(new, "status").insert("qosClass".to_owned(), class);
             }
+            // Who owns the pod is not the node's to say.
+            let owners = old.get("metadata").and_then(|metadata| metadata.get("ownerReferences")).cloned();
+            match owners {
+                Some(owners) => object::metadata(new).insert("ownerReferences".to_owned(), owners),
+                None => object::metadata(new).remove("ownerReferences"),
+            };
         }
     }
 
@@ -45,7 +51,7 @@ impl Strategy for Pod {
     }
 
     fn status_writes_metadata(&self) -> bool {
-        false
+        true
     }
 
     fn returns_deleted(&self) -> bool {

@@ -90,7 +90,10 @@ impl Cluster {
             Ok(Ok(_)) => {}
             Ok(Err(source)) => return Err(DemoError::Io { step: "waiting for the cluster", source }),
             Err(_) => {
-                return Err(DemoError::Cluster { what: format!("did not end within {DRAIN_LIMIT:?}"), log: self.log() });
+                return Err(DemoError::Cluster {
+                    what: format!("did not end within {DRAIN_LIMIT:?}"),
+                    log: self.log(),
+                });
             }
         }
         self.run(&["reset", "--yes", "--data-dir"], &[&self.data_dir]).await

@@ -60,7 +60,7 @@ fn mapped_libraries() -> io::Result<BTreeMap<String, PathBuf>> {
 fn write_layer(path: &Path, libraries: &BTreeMap<String, PathBuf>) -> io::Result<Vec<String>> {
     let mut layer = tar::Builder::new(File::create(path)?);
     for folder in ["bin/", "lib/", "etc/", "tmp/"] {
-        let mut header = tar::Header::new_gnu();
+        let mut header = owned_by_root();
         header.set_entry_type(tar::EntryType::Directory);
         header.set_mode(if folder == "tmp/" { 0o1777 } else { 0o755 });
         header.set_size(0);
@@ -85,7 +85,7 @@ fn write_layer(path: &Path, libraries: &BTreeMap<String, PathBuf>) -> io::Result
 }
 
 fn append(archive: &mut tar::Builder<File>, name: &str, data: &[u8], mode: u32) -> io::Result<()> {
-    let mut header = tar::Header::new_gnu();
+    let mut header = owned_by_root();
     header.set_mode(mode);
     header.set_size(data.len() as u64);
     archive.append_data(&mut header, name, data)
@@ -97,10 +97,19 @@ fn append_file(archive: &mut tar::Builder<File>, name: &str, path: &Path) -> io:
     if size > MAX_FILE_BYTES {
         return Err(io::Error::other(format!("{} has {size} bytes, too many for the demo's image", path.display())));
     }
-    let mut header = tar::Header::new_gnu();
+    let mut header = owned_by_root();
     header.set_mode(0o755);
     header.set_size(size);
     archive.append_data(&mut header, name, file)
+}
+
+/// A header that says whose a file is; the crate leaves those fields empty.
+fn owned_by_root() -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
 }
 
 fn sha256(path: &Path) -> io::Result<String> {

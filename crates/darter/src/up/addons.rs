@@ -14,7 +14,9 @@ const MANAGER: &str = "darter";
 /// Applies them.
 pub(super) async fn apply(control: &Control) -> Result<(), UpError> {
     let manifest = include_str!("addons.yaml").replace("${DNS_ADDRESS}", &control.service_address(10).to_string());
-    cli::apply::manifest(&control.admin(), &manifest, MANAGER).await.map_err(UpError::start("the cluster's own objects"))
+    cli::apply::manifest(&control.admin(), &manifest, MANAGER)
+        .await
+        .map_err(UpError::start("the cluster's own objects"))
 }
 
 /// This node answers for the cluster's DNS, at `address`.

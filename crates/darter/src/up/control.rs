@@ -52,9 +52,11 @@ impl Control {
         let store = open_store(arguments, instance)?;
         let authority = Authority::open(&instance.pki())?;
         let advertise = arguments.node_ip.unwrap_or_else(|| own_address(arguments.listen.ip()));
-        let listener = TcpListener::bind(arguments.listen)
-            .await
-            .map_err(|source| UpError::Listen { address: arguments.listen, flag: "listen", source })?;
+        let listener = TcpListener::bind(arguments.listen).await.map_err(|source| UpError::Listen {
+            address: arguments.listen,
+            flag: "listen",
+            source,
+        })?;
         let local = listener.local_addr().map_err(UpError::start("the API's port"))?;
         let admin_token = super::files::admin_token(instance)?;
         let settings = Settings {
@@ -120,7 +122,11 @@ fn open_store(arguments: &arguments::Up, instance: &Instance) -> Result<Arc<dyn 
 
 /// A range as base address and prefix length; the base has no host bits.
 pub(super) fn parse_cidr(flag: &'static str, text: &str) -> Result<(IpAddr, u8), UpError> {
-    let fail = |reason: &str| UpError::Flag { flag, value: text.to_owned(), reason: format!("{reason}; for example 10.96.0.0/16") };
+    let fail = |reason: &str| UpError::Flag {
+        flag,
+        value: text.to_owned(),
+        reason: format!("{reason}; for example 10.96.0.0/16"),
+    };
     let (address, length) = text.split_once('/').ok_or_else(|| fail("is not ADDRESS/LENGTH"))?;
     let address: IpAddr = address.parse().map_err(|_| fail("has no valid address"))?;
     let length: u8 = length.parse().map_err(|_| fail("has no valid prefix length"))?;
@@ -164,7 +170,12 @@ fn roots(authority: &Authority) -> Result<RootCertStore, UpError> {
 }
 
 /// TLS of the API's port: our certificate; a client may show one of ours.
-fn server_tls(authority: &Authority, service: IpAddr, advertise: IpAddr, domain: &str) -> Result<ServerConfig, UpError> {
+fn server_tls(
+    authority: &Authority,
+    service: IpAddr,
+    advertise: IpAddr,
+    domain: &str,
+) -> Result<ServerConfig, UpError> {
     let first = match service {
         IpAddr::V4(base) => IpAddr::from((u32::from(base) + 1).to_be_bytes()),
         IpAddr::V6(base) => IpAddr::from((u128::from(base) + 1).to_be_bytes()),

@@ -42,7 +42,11 @@ pub(super) fn admin_token(instance: &Instance) -> Result<String, UpError> {
 
 /// Writes kubeconfig and token where the user asked, or into the data
 /// directory; returns the kubeconfig's path.
-pub(super) fn write_credentials(arguments: &arguments::Up, instance: &Instance, control: &Control) -> Result<PathBuf, UpError> {
+pub(super) fn write_credentials(
+    arguments: &arguments::Up,
+    instance: &Instance,
+    control: &Control,
+) -> Result<PathBuf, UpError> {
     let identity = control.authority.identity(&Subject {
         name: "admin",
         common_name: "kubernetes-admin",

@@ -12,12 +12,15 @@ use containers::{EmbeddedConfig, EmbeddedRuntime, ShimCommand};
 use futures_util::StreamExt;
 use kubelet::agent::Kubelet;
 use kubelet::config::KubeletConfig;
+use kubelet::server::{NodeServer, NodeServerConfig};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::control::Control;
 use super::{Parts, UpError};
 use crate::arguments;
 use crate::instance::Instance;
+use crate::pki::Subject;
 use crate::transport::InProcess;
 use network::DeferredNetwork;
 
@@ -32,10 +35,14 @@ struct Context<'a> {
 /// What a node needs of this process; checked before anything is made.
 pub(super) fn preflight() -> Result<(), UpError> {
     if !rustix::process::geteuid().is_root() {
-        let what = "a node starts containers, which needs root; run it with sudo, or the control plane alone with --no-node";
+        let what =
+            "a node starts containers, which needs root; run it with sudo, or the control plane alone with --no-node";
         return Err(UpError::Host { what: what.to_owned() });
     }
-    let overlay = std::fs::read_to_string("/proc/filesystems").unwrap_or_default().lines().any(|line| line.trim_end().ends_with("overlay"));
+    let overlay = std::fs::read_to_string("/proc/filesystems")
+        .unwrap_or_default()
+        .lines()
+        .any(|line| line.trim_end().ends_with("overlay"));
     if !overlay {
         let what = "the kernel has no overlayfs (CONFIG_OVERLAY_FS); load it with `modprobe overlay`, or run the control plane alone with --no-node";
         return Err(UpError::Host { what: what.to_owned() });
@@ -53,9 +60,14 @@ pub(super) async fn start(
 ) -> Result<String, UpError> {
     let name = node_name(arguments)?;
     let user = format!("system:node:{name}");
-    let client = Client::new(InProcess::new(Arc::clone(&control.server), &user, &["system:nodes", "system:authenticated"]));
+    let client =
+        Client::new(InProcess::new(Arc::clone(&control.server), &user, &["system:nodes", "system:authenticated"]));
     let deferred = Arc::new(DeferredNetwork::new());
-    let program = std::env::current_exe().map_err(|source| UpError::File { step: "finding", path: "/proc/self/exe".into(), source })?;
+    let program = std::env::current_exe().map_err(|source| UpError::File {
+        step: "finding",
+        path: "/proc/self/exe".into(),
+        source,
+    })?;
     let runtime = EmbeddedRuntime::open(EmbeddedConfig {
         root: instance.containers(),
         state: instance.run_dir.clone(),
@@ -66,9 +78,20 @@ pub(super) async fn start(
     })
     .await
     .map_err(UpError::start("the container runtime"))?;
-    let config = kubelet_config(arguments, instance, control, &name);
+    let address = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), arguments.node_port);
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| UpError::Listen { address, flag: "node-port", source })?;
+    let listen = listener.local_addr().map_err(UpError::start("the node's port"))?;
+    let config = kubelet_config(arguments, instance, control, &name, listen);
     let kubelet = Kubelet::new(client.clone(), Arc::clone(&runtime) as Arc<dyn Runtime>, config);
     let sleep = kubelet.sleep();
+    let server = NodeServer::new(kubelet.node_api(), client.clone(), listener, server_config(control, &name, &user)?);
+    let server = server.map_err(UpError::start("the node's HTTP API"))?;
+    let token = shutdown.clone();
+    parts.spawn(async move {
+        server.run(token).await;
+        "the node's HTTP API"
+    });
     let token = shutdown.clone();
     parts.spawn(async move {
         if let Err(error) = kubelet.run(token).await {
@@ -105,12 +128,34 @@ fn node_name(arguments: &arguments::Up) -> Result<String, UpError> {
     Err(UpError::Flag { flag: "node-name", value: name, reason })
 }
 
-fn kubelet_config(arguments: &arguments::Up, instance: &Instance, control: &Control, name: &str) -> KubeletConfig {
+/// The node's certificate says its name and address; clients show ours.
+fn server_config(control: &Control, name: &str, user: &str) -> Result<NodeServerConfig, UpError> {
+    let identity = control.authority.identity(&Subject {
+        name: "kubelet",
+        common_name: user,
+        organizations: &["system:nodes"],
+        dns_names: &[name.to_owned()],
+        addresses: &[control.advertise],
+    })?;
+    Ok(NodeServerConfig {
+        certificates: identity.chain()?,
+        key: identity.key()?,
+        client_authorities: vec![control.authority.certificate()?],
+    })
+}
+
+fn kubelet_config(
+    arguments: &arguments::Up,
+    instance: &Instance,
+    control: &Control,
+    name: &str,
+    listen: SocketAddr,
+) -> KubeletConfig {
     KubeletConfig {
         cluster_dns: vec![control.service_address(10)],
         cluster_domain: arguments.cluster_domain.clone(),
         cgroup_root: instance.cgroup.clone(),
-        listen: SocketAddr::new(IpAddr::from([0, 0, 0, 0]), arguments.node_port),
+        listen,
         ..KubeletConfig::new(name, instance.kubelet(), control.advertise)
     }
 }

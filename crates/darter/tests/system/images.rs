@@ -10,16 +10,19 @@ use sha2::{Digest, Sha256};
 const BUSYBOX: &str = "/bin/busybox";
 /// Names under which busybox is found in the image.
 const APPLETS: &[&str] = &[
-    "sh", "cat", "echo", "sleep", "ls", "tar", "wget", "nc", "nslookup", "httpd", "env", "id", "kill", "ps", "mkdir", "touch", "true",
-    "false", "hostname", "date", "head", "tail", "test", "seq", "grep", "stat", "rm",
+    "sh", "cat", "echo", "sleep", "ls", "tar", "wget", "nc", "nslookup", "httpd", "env", "id", "kill", "ps", "mkdir",
+    "touch", "true", "false", "hostname", "date", "head", "tail", "test", "seq", "grep", "stat", "rm",
 ];
 
 /// Writes an image of busybox under this name.
 pub fn busybox(folder: &Path, reference: &str, command: &[&str]) -> PathBuf {
-    assert!(Path::new(BUSYBOX).exists(), "{BUSYBOX} is missing; install Debian's busybox-static (`cargo xtask test` does)");
+    assert!(
+        Path::new(BUSYBOX).exists(),
+        "{BUSYBOX} is missing; install Debian's busybox-static (`cargo xtask test` does)"
+    );
     let mut layer = tar::Builder::new(Vec::new());
     for name in ["bin/", "tmp/", "etc/", "www/"] {
-        let mut header = tar::Header::new_gnu();
+        let mut header = owned_by_root();
         header.set_entry_type(tar::EntryType::Directory);
         header.set_mode(if name == "tmp/" { 0o1777 } else { 0o755 });
         header.set_size(0);
@@ -29,7 +32,7 @@ pub fn busybox(folder: &Path, reference: &str, command: &[&str]) -> PathBuf {
     add(&mut layer, "etc/passwd", b"root:x:0:0:root:/:/bin/sh\n", 0o644);
     add(&mut layer, "www/index.html", b"hello\n", 0o644);
     for applet in APPLETS {
-        let mut header = tar::Header::new_gnu();
+        let mut header = owned_by_root();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_mode(0o777);
         header.set_size(0);
@@ -53,8 +56,17 @@ pub fn busybox(folder: &Path, reference: &str, command: &[&str]) -> PathBuf {
 }
 
 fn add<W: Write>(archive: &mut tar::Builder<W>, name: &str, data: &[u8], mode: u32) {
-    let mut header = tar::Header::new_gnu();
+    let mut header = owned_by_root();
     header.set_mode(mode);
     header.set_size(data.len() as u64);
     archive.append_data(&mut header, name, data).unwrap();
+}
+
+/// A header that says whose a file is; the crate leaves those fields empty.
+fn owned_by_root() -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
 }

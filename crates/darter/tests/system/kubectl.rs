@@ -50,7 +50,8 @@ impl Kubectl {
 
     /// Must succeed, given this on standard input.
     fn feed(&self, line: &str, input: &str) -> String {
-        let mut child = self.command(line).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            self.command(line).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -215,7 +216,9 @@ fn streams(cluster: &Cluster, k: &Kubectl) {
     port_forward(k, &pod);
     k.ok(&format!("debug {pod} --image=test.local/busybox:1 --target=web --container=dbg -- sleep 1000"));
     eventually("the debug container", LIMIT, || {
-        k.ok(&format!("get pod {pod} -o jsonpath={{.status.ephemeralContainerStatuses[0].state.running.startedAt}}")).contains('T').then_some(())
+        k.ok(&format!("get pod {pod} -o jsonpath={{.status.ephemeralContainerStatuses[0].state.running.startedAt}}"))
+            .contains('T')
+            .then_some(())
     });
     k.says("top pods", "web-");
     k.says("top nodes", "CPU");
@@ -253,7 +256,9 @@ fn nodes(k: &Kubectl) {
     k.says(&format!("describe node {node}"), "Allocatable");
     k.says(&format!("taint node {node} dedicated=x:NoSchedule"), "tainted");
     k.ok("run pending --image=test.local/busybox:1");
-    eventually("the reason why a pod is pending", LIMIT, || k.ok("describe pod pending").contains("untolerated taint").then_some(()));
+    eventually("the reason why a pod is pending", LIMIT, || {
+        k.ok("describe pod pending").contains("untolerated taint").then_some(())
+    });
     k.says(&format!("taint node {node} dedicated-"), "untainted");
     k.says("wait --for=condition=Ready pod/pending --timeout=30s", "condition met");
     k.says(&format!("cordon {node}"), "cordoned");

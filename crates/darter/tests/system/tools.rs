@@ -25,7 +25,11 @@ fn from_sid(package: &str, file: &str) -> PathBuf {
     std::fs::create_dir_all(folder.join("lists/partial")).unwrap();
     std::fs::create_dir_all(folder.join("cache/archives/partial")).unwrap();
     let sources = folder.join("sources.list");
-    std::fs::write(&sources, format!("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {} sid main\n", mirror())).unwrap();
+    std::fs::write(
+        &sources,
+        format!("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {} sid main\n", mirror()),
+    )
+    .unwrap();
     let options = [
         format!("Dir::Etc::sourcelist={}", sources.display()),
         "Dir::Etc::sourceparts=/dev/null".to_owned(),

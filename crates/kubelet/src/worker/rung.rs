@@ -17,8 +17,9 @@ use crate::mailbox::PodEvent;
 use crate::sleep::{self, RUNG_ANNOTATION, RUNG_SINCE_ANNOTATION, Sleeper};
 use crate::spec;
 
-/// The API learns of a change of rung at most so often for each pod.
-const TELL_PERIOD: Duration = Duration::from_secs(10);
+/// The API learns of a change of rung at most so often for each pod: a pod that
+/// is asked every few seconds must not make the store write as often again.
+const TELL_PERIOD: Duration = Duration::from_secs(1);
 
 /// Sleep of one pod.
 pub(super) struct Rung {

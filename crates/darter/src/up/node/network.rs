@@ -91,7 +91,8 @@ pub(super) async fn start(
     }
     let gateway = network.gateway();
     deferred.open(network);
-    let proxy = ServiceProxy::new(node.control.part("system:kube-proxy"), networks.service_proxy(node.instance, node.name));
+    let proxy =
+        ServiceProxy::new(node.control.part("system:kube-proxy"), networks.service_proxy(node.instance, node.name));
     let proxy = proxy.map_err(UpError::start("Services"))?;
     let balancers = ServiceLoadBalancers::new(node.control.admin());
     let (first, second) = (shutdown.clone(), shutdown.clone());
