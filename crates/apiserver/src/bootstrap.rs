@@ -8,6 +8,7 @@ use crate::access::UserInfo;
 use crate::config::StartError;
 use crate::pipeline::call::stamp;
 use crate::pipeline::create::{self, Creation};
+use crate::pipeline::write::read_failed;
 use crate::state::Core;
 
 /// Creates what is missing.
@@ -99,6 +100,12 @@ pub(crate) async fn ensure(
     let failed = |status: Status| StartError::Bootstrap { object: format!("{kind} {name}"), source: Box::new(status) };
     let resource =
         core.catalog.by_resource(group, plural).ok_or_else(|| failed(Status::internal("not in the table of kinds")))?;
+    // Asked first: a creation would be refused for the address that its own
+    // object holds before it is refused for its name.
+    let key = resource.collection.key(namespace, &name);
+    if core.store.get(&key).await.map_err(|error| failed(read_failed(&error)))?.is_some() {
+        return Ok(());
+    }
     let user = UserInfo::new("system:apiserver", &["system:masters"]);
     let at = jiff::Timestamp::now();
     let now = stamp(at);

@@ -26,6 +26,8 @@ use cluster::Cluster;
 const MANIFEST: &str = include_str!("../../../examples/web.yaml");
 /// Where the node publishes a pod's rung.
 const RUNG: &str = "elastic.darter.dev/rung";
+/// And since when.
+const RUNG_SINCE: &str = "elastic.darter.dev/rung-since";
 /// Cold starts measured.
 const COLDS: usize = 5;
 /// Requests to the awake app, for comparison.
@@ -126,11 +128,13 @@ async fn play(cluster: &mut Cluster, folder: &Path, wakes: u32, progress: &Progr
         awake.push(ask(web).await?);
     }
     let mut woken = Vec::new();
+    let mut asked = jiff::Timestamp::now();
     for wake in 0..wakes {
-        asleep(&client).await?;
+        asleep(&client, asked).await?;
         if wake == 0 {
             progress.step("asleep", "the app sleeps: frozen, Running and Ready, no CPU", json!({}));
         }
+        asked = jiff::Timestamp::now();
         woken.push(ask(web).await?);
     }
     progress.step("woken", &format!("woken {wakes} times by a plain TCP request"), json!({"wakes": wakes}));
@@ -159,10 +163,12 @@ async fn service(client: &Client, namespace: &str, name: &str) -> Result<SocketA
     })
 }
 
-/// Waits until the node says that the app's pod sleeps.
-async fn asleep(client: &Client) -> Result<(), DemoError> {
+/// Waits until the node says that the app's pod fell asleep after this moment.
+async fn asleep(client: &Client, after: jiff::Timestamp) -> Result<(), DemoError> {
     watch_pods(client, "falling asleep", |pod| {
-        pod.metadata.annotations.as_ref().and_then(|all| all.get(RUNG)).is_some_and(|rung| rung.starts_with("frozen"))
+        let note = |name| pod.metadata.annotations.as_ref().and_then(|all| all.get(name)).map(String::as_str);
+        let since = note(RUNG_SINCE).and_then(|since| since.parse::<jiff::Timestamp>().ok());
+        note(RUNG) == Some("frozen") && since.is_some_and(|since| since > after)
     })
     .await
 }
@@ -230,7 +236,7 @@ fn report(
     woken: &mut [Duration],
     cold: &mut [Duration],
 ) {
-    let rows = [("awake", &*sorted(awake)), ("frozen", &*sorted(woken)), ("cold", &*sorted(cold))];
+    let rows = [("awake", sorted(awake)), ("frozen", sorted(woken)), ("cold", sorted(cold))];
     progress.text("");
     progress.text("                          n     p50 ms     p90 ms     p99 ms     max ms");
     for (name, samples) in rows {

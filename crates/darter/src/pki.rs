@@ -150,12 +150,6 @@ impl Authority {
         })
     }
 
-    /// The authority's private key, PEM; needed to sign certificate requests.
-    pub(crate) fn key_pem(&self) -> Result<String, PkiError> {
-        let path = self.folder.join("ca.key");
-        fs::read_to_string(&path).map_err(|source| PkiError::File { step: "reading", path, source })
-    }
-
     /// The certificate of this subject: the one in the folder while it is good
     /// and says the same, else a new one.
     pub(crate) fn identity(&self, subject: &Subject<'_>) -> Result<Identity, PkiError> {

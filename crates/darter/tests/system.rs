@@ -12,6 +12,8 @@ mod harness;
 mod images;
 #[path = "system/kubectl.rs"]
 mod kubectl;
+#[path = "system/restart.rs"]
+mod restart;
 #[path = "system/startup.rs"]
 mod startup;
 #[path = "system/tools.rs"]

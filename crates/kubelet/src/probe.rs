@@ -76,7 +76,15 @@ struct Probe {
     on_hold: bool,
     running: bool,
     due: Instant,
+    /// Wait before the next try while the container was never ready.
+    eager: Duration,
 }
+
+/// First wait after a failed readiness probe of a container that was never
+/// ready, doubled up to the probe's period. A fresh app is often ready some
+/// milliseconds after its first probe; waiting a whole period for that would
+/// be most of a cold start.
+const FIRST_EAGER: Duration = Duration::from_millis(5);
 
 impl Probe {
     fn period(&self) -> Duration {
@@ -190,6 +198,7 @@ impl Prober {
                 on_hold: kind == Kind::Startup && known.startup == Some(Verdict::Success),
                 running: false,
                 due: Instant::now() + delay.saturating_sub(age),
+                eager: FIRST_EAGER,
             });
         }
         if container.startup_probe.is_none() {
@@ -285,6 +294,12 @@ impl Prober {
             // Nothing was learnt.
             Outcome::Unknown(_) => return report(false),
         };
+        if verdict == Verdict::Success {
+            probe.eager = probe.period();
+        } else if kind == Kind::Readiness && probe.eager < probe.period() {
+            probe.due = probe.due.min(Instant::now() + probe.eager);
+            probe.eager *= 2;
+        }
         if probe.last == Some(verdict) {
             probe.run = probe.run.saturating_add(1);
         } else {

@@ -1,3 +1,5 @@
+//! Codecs of built-in and custom kinds, by example.
+
 use serde_json::json;
 
 use super::*;

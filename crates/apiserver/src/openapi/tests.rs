@@ -1,3 +1,5 @@
+//! The OpenAPI documents.
+
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

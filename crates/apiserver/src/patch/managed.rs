@@ -391,9 +391,9 @@ fn prune(merged: Value, last: &Entry, managed: &Managed, schema: &Schema, tracki
     let named = |tree: &Tree| typed::with_fields(tree, schema_then);
     let last_named = named(&last.fields);
     let pruned = merge::remove(merged_then, &last_named, schema_then);
-    // Back comes what any manager owns in the same version. TODO-correctness:
-    // add back what is owned in other versions too, when a kind with applied
-    // fields in two versions has a conversion that moves them.
+    // Back comes what any manager owns in the same version.
+    // TODO-correctness: add back what is owned in other versions too, until
+    // every kind with applied fields in two versions converts without moves.
     let owned = managed.fields_in(&last.api_version);
     let merged_set = named(&typed::to_set(merged_then, schema_then));
     let pruned_set = named(&typed::to_set(&pruned, schema_then));

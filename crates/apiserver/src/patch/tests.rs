@@ -1,3 +1,5 @@
+//! Patches, by example.
+
 use serde_json::json;
 
 use super::*;

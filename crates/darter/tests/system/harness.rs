@@ -80,11 +80,6 @@ impl Cluster {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// The administrator's token.
-    pub fn token(&self) -> String {
-        std::fs::read_to_string(self.path("admin.token")).unwrap()
-    }
-
     /// Runs `darter WORDS --data-dir …`.
     pub fn darter(&self, words: &[&str]) -> String {
         let mut command = Command::new(DARTER);

@@ -11,14 +11,14 @@ use super::{images, tools};
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// kubectl against one cluster.
-struct Kubectl {
+pub struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
     home: PathBuf,
 }
 
 impl Kubectl {
-    fn of(cluster: &Cluster) -> Self {
+    pub fn of(cluster: &Cluster) -> Self {
         Self { program: tools::kubectl(), kubeconfig: cluster.path("kubeconfig"), home: cluster.path("home") }
     }
 
@@ -29,7 +29,7 @@ impl Kubectl {
     }
 
     /// Must succeed; returns standard output.
-    fn ok(&self, line: &str) -> String {
+    pub fn ok(&self, line: &str) -> String {
         succeed(&mut self.command(line))
     }
 
@@ -137,7 +137,7 @@ fn reads(k: &Kubectl, manifest: &Path) {
     k.says("get svc,ep,endpointslices", "service/web");
     k.says("get all", "replicaset.apps/web-");
     k.says("describe deployment web", "2 desired | 2 updated | 2 total | 2 available");
-    k.says("describe pods -l app=web", "Successfully assigned default/web-");
+    k.says("describe pods -l app=web --show-events=true", "Successfully assigned default/web-");
     k.says("explain deployment.spec.strategy", "rollingUpdate");
     k.says("explain pods --recursive", "terminationGracePeriodSeconds");
     k.says("api-resources", "deployments");

@@ -22,6 +22,8 @@ pub(super) struct Machine {
     since: Instant,
     /// Sessions that need the pod awake.
     holds: u32,
+    /// How often it fell asleep or woke.
+    changes: u64,
 }
 
 /// What follows from a move.
@@ -36,11 +38,21 @@ pub(super) enum Next {
 impl Machine {
     /// A pod that runs, or one that a former run of the agent froze.
     pub(super) fn new(frozen: bool, now: Instant) -> Self {
-        Self { state: if frozen { State::Frozen } else { State::Hot }, since: now, holds: 0 }
+        Self {
+            state: if frozen { State::Frozen } else { State::Hot },
+            since: now,
+            holds: 0,
+            changes: u64::from(frozen),
+        }
     }
 
     pub(super) fn is_frozen(&self) -> bool {
         self.state == State::Frozen
+    }
+
+    /// How often it fell asleep or woke; a pod found frozen counts as one.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// When the pod may be frozen, if nothing happens: after so long since its
@@ -70,6 +82,7 @@ impl Machine {
             State::Freezing { wake: false } => {
                 self.state = State::Frozen;
                 self.since = now;
+                self.changes += 1;
                 Next::Stay
             }
             State::Hot | State::Frozen => Next::Stay,
@@ -99,6 +112,7 @@ impl Machine {
     }
 
     fn wake(&mut self, now: Instant) -> Next {
+        self.changes += u64::from(self.state == State::Frozen);
         self.state = State::Hot;
         self.since = now;
         Next::Thaw

@@ -50,6 +50,11 @@ impl Sleeper {
         lock(&self.machine).is_frozen()
     }
 
+    /// How often it fell asleep or woke.
+    pub(crate) fn changes(&self) -> u64 {
+        lock(&self.machine).changes()
+    }
+
     /// The first packet came: on the thread that saw it.
     pub(super) fn packet(&self, metrics: &SleepMetrics) {
         let begun = Instant::now();

@@ -28,8 +28,8 @@ pub(super) struct Rung {
     after: Duration,
     stop: CancellationToken,
     task: JoinHandle<()>,
-    /// What the API was last told, and when.
-    told: Option<(bool, Instant)>,
+    /// Up to which change the API was told, and when.
+    told: Option<(u64, Instant)>,
 }
 
 impl Worker {
@@ -88,7 +88,7 @@ impl Worker {
     pub(super) fn rung_due(&self) -> Option<Instant> {
         let rung = self.rung.as_ref()?;
         match rung.told {
-            Some((told, _)) if told == rung.sleeper.is_frozen() => None,
+            Some((told, _)) if told == rung.sleeper.changes() => None,
             Some((_, at)) => Some(at + TELL_PERIOD),
             // A pod that never slept needs no word.
             None => rung.sleeper.is_frozen().then(Instant::now),
@@ -99,8 +99,10 @@ impl Worker {
     pub(super) fn tell_rung(&mut self) {
         let Some(due) = self.rung_due().filter(|_| self.rung_write.is_none()) else { return };
         let Some(rung) = self.rung.as_mut().filter(|_| due <= Instant::now()) else { return };
+        // Read before the state: a change in between is told again.
+        let changes = rung.sleeper.changes();
         let frozen = rung.sleeper.is_frozen();
-        rung.told = Some((frozen, Instant::now()));
+        rung.told = Some((changes, Instant::now()));
         let (reason, message) = if frozen {
             ("Slept", format!("Frozen after {} ms without packets", rung.after.as_millis()))
         } else {

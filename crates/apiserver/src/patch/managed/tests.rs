@@ -1,3 +1,5 @@
+//! Owned fields: tracking, applying, conflicts.
+
 use serde_json::json;
 
 use super::*;
