@@ -2,7 +2,7 @@
 //! before after many sandboxes came and went. Prints the figures of making
 //! them. Alone in its program, since it looks at the whole machine's cgroups
 //! of this test and at every process of it.
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, reason = "a test")]
 #![allow(missing_docs, unreachable_pub, dead_code)]
 
 #[path = "support/machine.rs"]

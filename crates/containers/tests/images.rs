@@ -1,5 +1,5 @@
 //! Images from registries and archives, good and hostile. Needs root.
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, reason = "a test")]
 #![allow(missing_docs, unreachable_pub, dead_code)]
 
 #[path = "support/machine.rs"]

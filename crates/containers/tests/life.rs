@@ -1,6 +1,6 @@
 //! Sandboxes and containers from their making to their removal, on the real
 //! kernel. Needs root.
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, reason = "a test")]
 #![allow(missing_docs, unreachable_pub)]
 
 #[path = "support/machine.rs"]
