@@ -109,11 +109,11 @@ pub(crate) struct Up {
     #[arg(long, default_value = "0.0.0.0:6443", value_name = "IP:PORT")]
     pub(crate) listen: SocketAddr,
     /// Where to write the administrator's kubeconfig; `admin.token` goes beside it.
-    /// Without it: admin.kubeconfig in the data directory, merged into your own
-    /// kubeconfig when there is one for this user.
+    /// Without it: admin.kubeconfig in the data directory, and the token in its
+    /// folder pki as well.
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// Where state is kept: `embedded`, or `etcd=URL,...`.
+    /// Where state is kept; this version has `embedded` alone.
     #[arg(long, default_value = "embedded")]
     pub(crate) store: String,
     /// The control plane alone; needs no root.
