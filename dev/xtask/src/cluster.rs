@@ -42,6 +42,7 @@ impl Cluster {
             .arg(folder.path().join("data"))
             .arg("--kubeconfig")
             .arg(folder.path().join("kubeconfig"))
+            .args(["--cluster-cidr", "10.205.0.0/16", "--service-cidr", "10.206.0.0/16"])
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(log_file)
@@ -59,7 +60,8 @@ impl Cluster {
             }
         }
         let start = started.elapsed();
-        let Some(server) = events.last().and_then(|event| event["server"].as_str()).map(str::to_owned) else {
+        let ready = events.last().filter(|event| event["event"] == "ready");
+        let Some(server) = ready.and_then(|event| event["server"].as_str()).map(str::to_owned) else {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
             let status = child.wait().map(|status| status.to_string()).unwrap_or_default();
             return Err(Failure::Missing { what: format!("darter up ended before it was ready ({status}):\n{text}") });
