@@ -39,6 +39,11 @@ pub(super) struct Writes {
     in_flight: Option<BoxFuture<'static, Sent>>,
     retry: Option<(Instant, Duration)>,
     deleted: bool,
+    /// The object is not there any more; nothing is written again.
+    gone: bool,
+    /// The status that was asked for last, and what version came of it. Asking
+    /// for it again would change nothing more.
+    asked: Option<(core::PodStatus, u64)>,
 }
 
 fn version(pod: &core::Pod) -> u64 {
@@ -47,7 +52,15 @@ fn version(pod: &core::Pod) -> u64 {
 
 impl Writes {
     pub(super) fn new(pod: &core::Pod) -> Self {
-        Self { api: spec::status(pod).clone(), version: version(pod), in_flight: None, retry: None, deleted: false }
+        Self {
+            api: spec::status(pod).clone(),
+            version: version(pod),
+            in_flight: None,
+            retry: None,
+            deleted: false,
+            gone: false,
+            asked: None,
+        }
     }
 
     /// The object as a watch shows it; older than the last answer is ignored.
@@ -60,7 +73,14 @@ impl Writes {
 
     /// True if the API shows this status.
     pub(super) fn settled(&self, pod: &core::Pod, status: &core::PodStatus) -> bool {
-        self.in_flight.is_none() && patch::between(spec::uid(pod), &self.api, status).is_none()
+        self.in_flight.is_none()
+            && (self.answered(status) || patch::between(spec::uid(pod), &self.api, status).is_none())
+    }
+
+    /// True if the API took this status and nothing changed since. What still
+    /// differs is what the API made of it; asking again would never end.
+    fn answered(&self, status: &core::PodStatus) -> bool {
+        self.asked.as_ref().is_some_and(|(asked, at)| *at == self.version && asked == status)
     }
 
     /// Sends what is due. `ended`: the status is the last one, so the object
@@ -72,13 +92,16 @@ impl Writes {
         status: &core::PodStatus,
         ended: bool,
     ) {
-        if self.in_flight.is_some() || self.deleted || self.retry.is_some_and(|(at, _)| Instant::now() < at) {
+        let waits = self.retry.is_some_and(|(at, _)| Instant::now() < at);
+        if self.in_flight.is_some() || self.deleted || self.gone || waits {
             return;
         }
         let uid = spec::uid(pod).to_owned();
         let name = spec::name(pod).to_owned();
         let api = context.client.namespaced::<core::Pod>(spec::namespace(pod));
-        if let Some(change) = patch::between(&uid, &self.api, status) {
+        let change = patch::between(&uid, &self.api, status).filter(|_| !self.answered(status));
+        if let Some(change) = change {
+            self.asked = Some((status.clone(), 0));
             self.in_flight = Some(Box::pin(async move {
                 Sent::Status(api.patch_status(&name, &Patch::Strategic(change)).await.map(Box::new))
             }));
@@ -108,10 +131,16 @@ impl Writes {
                 self.retry = None;
                 self.version = version(&pod);
                 self.api = pod.status.unwrap_or_default();
+                if let Some((_, at)) = &mut self.asked {
+                    *at = self.version;
+                }
                 Result::Done
             }
             Sent::Delete(Ok(())) => Result::Done,
-            Sent::Status(Err(err)) | Sent::Delete(Err(err)) if err.is_not_found() || err.is_conflict() => Result::Gone,
+            Sent::Status(Err(err)) | Sent::Delete(Err(err)) if err.is_not_found() || err.is_conflict() => {
+                self.gone = true;
+                Result::Gone
+            }
             Sent::Status(Err(err)) => {
                 self.later(&err);
                 Result::Done
