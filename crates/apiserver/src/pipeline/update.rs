@@ -235,7 +235,9 @@ fn prepare(call: &Call, part: Part, new: &mut Value, old: &Value) {
     let stamp = call.stamp();
     let mut facts = Write { user: &call.user, now: &stamp, part };
     strategy.prepare_update(new, old, &mut facts);
-    if part != Part::Status && raises_generation(strategy.generation(), new, old, strategy.status_fields()) {
+    // That a pod is given a node changes nothing of what was asked for it.
+    let asks = !matches!(part, Part::Status | Part::Other("binding"));
+    if asks && raises_generation(strategy.generation(), new, old, strategy.status_fields()) {
         object::set_meta(new, "generation", old.generation() + 1);
     }
     write::keep_system_fields(new, old);
