@@ -41,5 +41,5 @@ mod wire;
 pub use access::{Peer, UserInfo};
 pub use config::{Config, Settings, StartError};
 pub use pipeline::body::{BodyError, RequestBody, ResponseBody};
-pub use server::ApiServer;
+pub use server::{ApiServer, SignError};
 pub use tokens::{KeyError, SigningKey};

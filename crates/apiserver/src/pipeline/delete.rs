@@ -53,7 +53,7 @@ pub(crate) async fn delete_at(
             return Err(call.not_found(name));
         };
         check_preconditions(call, &current.object, options)?;
-        admit(core, call, namespace, name, &current.object).await?;
+        admit(core, call, (namespace, name), &current.object, options).await?;
         if let Some(warning) = deletion_warning(call, options) {
             call.warn([warning]);
         }
@@ -65,7 +65,13 @@ pub(crate) async fn delete_at(
     Err(Status::modified(&collection.group_resource, name))
 }
 
-async fn admit(core: &Core, call: &Call, namespace: &str, name: &str, object: &Value) -> Result<(), Status> {
+async fn admit(
+    core: &Core,
+    call: &Call,
+    (namespace, name): (&str, &str),
+    object: &Value,
+    options: &DeleteOptions,
+) -> Result<(), Status> {
     let mut request = Request {
         core,
         user: &call.user,
@@ -75,6 +81,7 @@ async fn admit(core: &Core, call: &Call, namespace: &str, name: &str, object: &V
         namespace,
         name,
         old: Some(object),
+        dry_run: options.dry_run,
         warnings: Vec::new(),
     };
     core.admission.validate(&mut request, &Value::Null).await?;

@@ -111,6 +111,7 @@ async fn attempt_once(
         namespace: &call.info.namespace,
         name: target.name,
         old: Some(&old),
+        dry_run: options.dry_run,
         warnings: Vec::new(),
     };
     core.admission.mutate(&mut request, &mut new).await?;

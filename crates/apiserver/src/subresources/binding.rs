@@ -78,6 +78,8 @@ pub(crate) async fn bind(
 /// Sets the condition that says that the pod has a node.
 fn scheduled(pod: &mut Value, stamp: &str) {
     let status = object::map_mut(pod, "status");
+    // It named the node that was being made free; the pod has one now.
+    status.remove("nominatedNodeName");
     let conditions = status.entry("conditions").or_insert_with(|| json!([]));
     if !conditions.is_array() {
         *conditions = json!([]);

@@ -101,7 +101,7 @@ pub(super) async fn start(
     let proxy =
         ServiceProxy::new(node.control.part("system:kube-proxy"), networks.service_proxy(node.instance, node.name));
     let proxy = proxy.map_err(UpError::start("Services"))?;
-    let balancers = ServiceLoadBalancers::new(node.control.admin());
+    let balancers = ServiceLoadBalancers::new(node.control.part("system:darter:service-lb"));
     let (first, second) = (shutdown.clone(), shutdown.clone());
     parts.spawn(async move {
         proxy.run(first).await;
