@@ -16,7 +16,7 @@ use crate::pipeline::negotiate::{self, Accept};
 use crate::pipeline::{render, verbs};
 use crate::request_info::{Query, RequestInfo};
 use crate::state::Core;
-use crate::{metrics, paths};
+use crate::{metrics, paths, resource_metrics};
 
 /// Answers one request.
 pub(crate) fn handle(
@@ -74,6 +74,10 @@ async fn route(
     authorize(core, &user, &info, selector).map_err(refuse)?;
     if !info.is_resource {
         return paths::answer(core, request, &info, &query, &user).await.map_err(refuse);
+    }
+    if info.group == resource_metrics::GROUP && core.settings.resource_metrics {
+        let answer = resource_metrics::answer(core, &info, &query, request.method(), request.headers()).await;
+        return answer.map_err(refuse);
     }
     let resource = find(core, &info, request.method()).map_err(refuse)?;
     let accept = negotiate::accept(request.headers(), true, !resource.custom, pretty).map_err(refuse)?;

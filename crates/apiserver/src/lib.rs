@@ -29,6 +29,7 @@ mod paths;
 mod pipeline;
 mod request_info;
 mod resource;
+mod resource_metrics;
 mod server;
 mod state;
 mod strategy;

@@ -260,7 +260,8 @@ async fn carry_out(
         Plan::Remove(mut last) => {
             let mut revision = current.entry.modified;
             let mut when = when;
-            if !options.dry_run && last != current.object {
+            let marked = last != current.object;
+            if !options.dry_run && marked {
                 // Watchers see that the object is going before they see it gone.
                 match write::put(core, collection, std::sync::Arc::clone(&key), &mut last, when).await {
                     Ok(entry) => when = Precondition::ModifiedAt(entry.modified),
@@ -269,7 +270,7 @@ async fn carry_out(
                 }
             }
             if !options.dry_run {
-                match write::remove(core, key, when).await {
+                match write::remove(core, std::sync::Arc::clone(&key), when).await {
                     Ok(removed) => {
                         if crate::custom::is_definition(collection) {
                             crate::custom::delete_instances(core, &current.object).await?;
@@ -277,7 +278,14 @@ async fn carry_out(
                         revision = removed.map_or(revision, |(_, revision)| revision);
                         core.hooks.deleted(core, collection, &current.object);
                     }
-                    Err(Refused::Conflict) => return Ok(None),
+                    Err(Refused::Conflict) => {
+                        // Whoever saw the mark first, such as the pod's node, may
+                        // have carried the deletion out already: that is success.
+                        let now = write::current(core, &key).await?;
+                        if !marked || now.is_some_and(|now| now.object.uid() == last.uid()) {
+                            return Ok(None);
+                        }
+                    }
                     Err(Refused::Failed(status)) => return Err(status),
                 }
             }
