@@ -18,9 +18,11 @@ use store::{Precondition, Range, Revision, Store, WatchItem, Write};
 
 const ROUNDS: u64 = 25;
 const WRITERS: usize = 8;
-const KEYS_PER_WRITER: usize = 40;
+/// Few, so that the state is small and with it the snapshots, whose size is a
+/// log's least.
+const KEYS_PER_WRITER: usize = 7;
 /// Small, so that logs and snapshots change many times a round.
-const LOG_BYTES: u64 = 64 << 10;
+const LOG_BYTES: u64 = 8 << 10;
 
 fn options() -> Options {
     Options { log_bytes: LOG_BYTES, ..Options::default() }

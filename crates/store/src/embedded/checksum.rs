@@ -2,7 +2,9 @@
 
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
-const TABLES: [[u32; 256]; 8] = tables();
+/// A static and not a constant: unoptimised code copies a constant's 8 KiB at
+/// each use, that is, for each byte.
+static TABLES: [[u32; 256]; 8] = tables();
 
 const fn tables() -> [[u32; 256]; 8] {
     let mut tables = [[0; 256]; 8];

@@ -41,14 +41,22 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// A new, empty log for the commits after `start`.
+    /// A new, empty log for the commits after `start`. It gets its name once
+    /// its opening is durable: a file of that name is a log, whenever the
+    /// process dies.
     pub(super) fn create(directory: &Directory, start: Revision) -> io::Result<Self> {
         let path = directory.log(start);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let unfinished = Directory::unfinished(&path);
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
         let seal = Seal { identity: directory.identity, kind: Kind::Commits, file: start };
         let mut log = Self { file, path, seal, end: 0, allocated: 0 };
-        let made = log.reserve(0).and_then(|()| log.write_opening()).and_then(|()| directory.sync());
-        if let Err(error) = made {
+        let made = log.reserve(0).and_then(|()| log.write_opening());
+        if let Err(error) = made.and_then(|()| std::fs::rename(&unfinished, &log.path)) {
+            std::fs::remove_file(&unfinished)?;
+            return Err(error);
+        }
+        if let Err(error) = directory.sync() {
             // Without the file the commits go on in the log before.
             std::fs::remove_file(&log.path)?;
             return Err(error);
