@@ -208,7 +208,7 @@ impl Worker {
         self.keep_storage();
         self.keep_rung().await;
         self.tell_rung();
-        self.writes.start(&self.context, &self.pod, &self.status, self.stage == Stage::Ended);
+        self.writes.start(&self.context.client, &self.pod, &self.status, self.stage == Stage::Ended);
     }
 
     /// Brings status and runtime in line with the specification.
@@ -506,10 +506,10 @@ impl Worker {
         self.dirty = true;
     }
 
-    fn written(&mut self, result: writes::Result) {
+    fn written(&mut self, result: writes::Written) {
         match result {
-            writes::Result::Done => {}
-            writes::Result::Gone => self.gone = true,
+            writes::Written::Done => {}
+            writes::Written::Gone => self.gone = true,
         }
         self.dirty |= self.after_write || self.stage == Stage::Ended || self.gone;
     }
