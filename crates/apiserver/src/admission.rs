@@ -75,20 +75,18 @@ impl Request<'_> {
 
     /// All objects of a core kind in the request's namespace.
     pub(crate) async fn all_in_namespace(&self, plural: &str) -> Result<Vec<Value>, Status> {
-        let collection = self.core.collection("", plural)?;
-        self.range(collection.range(self.namespace)).await
+        self.objects("", plural, self.namespace).await
     }
 
     /// All objects of a cluster-wide kind.
     pub(crate) async fn all(&self, group: &str, plural: &str) -> Result<Vec<Value>, Status> {
-        let collection = self.core.collection(group, plural)?;
-        self.range(collection.range("")).await
+        self.objects(group, plural, "").await
     }
 
-    async fn range(&self, prefix: String) -> Result<Vec<Value>, Status> {
-        let range = store::Range { prefix, after: None, limit: 0, at: None };
-        let page = self.core.store.range(range).await.map_err(|error| write::read_failed(&error))?;
-        page.entries.iter().map(|entry| write::decode(entry)).collect()
+    async fn objects(&self, group: &str, plural: &str, namespace: &str) -> Result<Vec<Value>, Status> {
+        let collection = self.core.collection(group, plural)?;
+        let all = write::all(self.core, &collection, namespace).await?;
+        Ok(all.into_iter().map(|current| current.object).collect())
     }
 
     /// 403 in a plugin's words.
@@ -137,8 +135,8 @@ impl Chain {
             Box::new(storage_protection::StorageObjectInUseProtection),
             Box::new(storage_protection::PersistentVolumeClaimResize),
             Box::new(runtime_class::RuntimeClass),
-            Box::new(default_class::DefaultStorageClass),
-            Box::new(default_class::DefaultIngressClass),
+            Box::new(default_class::STORAGE),
+            Box::new(default_class::INGRESS),
             // What is checked is what will be stored.
             Box::new(escalation::Escalation),
             // Last: only what nobody refuses is charged.

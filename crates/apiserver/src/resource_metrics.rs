@@ -13,7 +13,6 @@ use futures_util::{FutureExt, StreamExt};
 use http::{HeaderMap, Method, Response};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
-use store::Range;
 
 use crate::kinds_table::{Kind, SchemaRef};
 use crate::object::{self, Meta};
@@ -170,16 +169,8 @@ pub(crate) async fn answer(
 /// Objects of a core collection that are wanted.
 async fn objects(core: &Core, plural: &str, wanted: &Wanted<'_>) -> Result<Vec<Value>, Status> {
     let collection = core.collection("", plural)?;
-    let range = Range { prefix: collection.range(&wanted.info.namespace), after: None, limit: 0, at: None };
-    let page = core.store.range(range).await.map_err(|error| write::read_failed(&error))?;
-    let mut found = Vec::new();
-    for entry in &page.entries {
-        let object = write::decode(entry)?;
-        if wanted.takes(&object) {
-            found.push(object);
-        }
-    }
-    Ok(found)
+    let all = write::all(core, &collection, &wanted.info.namespace).await?;
+    Ok(all.into_iter().map(|current| current.object).filter(|object| wanted.takes(object)).collect())
 }
 
 async fn nodes(core: &Core, wanted: &Wanted<'_>) -> Result<Vec<Value>, Status> {

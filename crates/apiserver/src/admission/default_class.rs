@@ -8,48 +8,51 @@ use serde_json::Value;
 use super::{Operation, Plugin, Request};
 use crate::object::{self, Meta};
 
-/// Claims get a storage class.
-pub(super) struct DefaultStorageClass;
-
-/// Ingresses get an ingress class.
-pub(super) struct DefaultIngressClass;
-
-impl Plugin for DefaultStorageClass {
-    fn handles(&self, request: &Request<'_>) -> bool {
-        request.operation == Operation::Create && request.is("", "persistentvolumeclaims")
-    }
-
-    fn mutate<'a>(&'a self, request: &'a mut Request<'_>, claim: &'a mut Value) -> BoxFuture<'a, Result<(), Status>> {
-        Box::pin(async move {
-            let annotated = claim.annotation("volume.beta.kubernetes.io/storage-class").is_some();
-            if annotated || object::at(claim, "spec.storageClassName").is_string() {
-                return Ok(());
-            }
-            let classes = request.all("storage.k8s.io", "storageclasses").await?;
-            let marks =
-                ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
-            if let Some(class) = newest(&classes, &marks) {
-                object::map_mut(claim, "spec").insert("storageClassName".to_owned(), class.name().into());
-            }
-            Ok(())
-        })
-    }
+/// Gives new objects of one kind the default class of another.
+pub(super) struct DefaultClass {
+    /// Group and plural of the objects.
+    objects: (&'static str, &'static str),
+    /// Group and plural of the classes.
+    classes: (&'static str, &'static str),
+    /// Field of the object's `spec` that names the class.
+    field: &'static str,
+    /// Annotation that named it before the field did.
+    annotation: &'static str,
+    /// Annotations that mark the default.
+    marks: &'static [&'static str],
 }
 
-impl Plugin for DefaultIngressClass {
+/// Claims get a storage class.
+pub(super) const STORAGE: DefaultClass = DefaultClass {
+    objects: ("", "persistentvolumeclaims"),
+    classes: ("storage.k8s.io", "storageclasses"),
+    field: "storageClassName",
+    annotation: "volume.beta.kubernetes.io/storage-class",
+    marks: &["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"],
+};
+
+/// Ingresses get an ingress class.
+pub(super) const INGRESS: DefaultClass = DefaultClass {
+    objects: ("networking.k8s.io", "ingresses"),
+    classes: ("networking.k8s.io", "ingressclasses"),
+    field: "ingressClassName",
+    annotation: "kubernetes.io/ingress.class",
+    marks: &["ingressclass.kubernetes.io/is-default-class"],
+};
+
+impl Plugin for DefaultClass {
     fn handles(&self, request: &Request<'_>) -> bool {
-        request.operation == Operation::Create && request.is("networking.k8s.io", "ingresses")
+        request.operation == Operation::Create && request.is(self.objects.0, self.objects.1)
     }
 
-    fn mutate<'a>(&'a self, request: &'a mut Request<'_>, ingress: &'a mut Value) -> BoxFuture<'a, Result<(), Status>> {
+    fn mutate<'a>(&'a self, request: &'a mut Request<'_>, object: &'a mut Value) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
-            let annotated = ingress.annotation("kubernetes.io/ingress.class").is_some();
-            if annotated || object::at(ingress, "spec.ingressClassName").is_string() {
+            if object.annotation(self.annotation).is_some() || object["spec"][self.field].is_string() {
                 return Ok(());
             }
-            let classes = request.all("networking.k8s.io", "ingressclasses").await?;
-            if let Some(class) = newest(&classes, &["ingressclass.kubernetes.io/is-default-class"]) {
-                object::map_mut(ingress, "spec").insert("ingressClassName".to_owned(), class.name().into());
+            let classes = request.all(self.classes.0, self.classes.1).await?;
+            if let Some(class) = newest(&classes, self.marks) {
+                object::map_mut(object, "spec").insert(self.field.to_owned(), class.name().into());
             }
             Ok(())
         })

@@ -138,14 +138,8 @@ async fn namespace(request: &mut Request<'_>, namespace: &Value) -> Result<(), S
 }
 
 async fn existing(request: &Request<'_>, namespace: &str, rung: Rung) -> Result<Vec<String>, Status> {
-    let pods = request.core.collection("", "pods")?;
-    let range = store::Range { prefix: pods.range(namespace), after: None, limit: 0, at: None };
-    let page = request.core.store.range(range).await.map_err(|error| write::read_failed(&error))?;
-    let total = page.entries.len();
-    let mut all = Vec::with_capacity(total);
-    for entry in &page.entries {
-        all.push(write::decode(entry)?);
-    }
+    let all = request.objects("", "pods", namespace).await?;
+    let total = all.len();
     let mut by_reason: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let ordered = one_of_each_owner_first(all);
     let checked = ordered.len().min(PODS_TO_CHECK);

@@ -8,11 +8,11 @@ use api::status::Status;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::Value;
-use store::{CommitError, Precondition, Range, Write};
+use store::{CommitError, Precondition, Write};
 
 use super::{Operation, Plugin, Request};
 use crate::object::{self, Meta};
-use crate::pipeline::write::{self, Current};
+use crate::pipeline::write;
 
 /// Attempts against others who charge the same quotas.
 const ATTEMPTS: usize = 64;
@@ -57,13 +57,8 @@ fn is_counted(evaluator: &Evaluator, request: &Request<'_>, object: &Value) -> b
 async fn charge(request: &Request<'_>, evaluator: &Evaluator, object: &Value) -> Result<(), Status> {
     let quotas = request.core.collection("", "resourcequotas")?;
     for _ in 0..ATTEMPTS {
-        let range = Range { prefix: quotas.range(request.namespace), after: None, limit: 0, at: None };
-        let page = request.core.store.range(range).await.map_err(|error| write::read_failed(&error))?;
+        let found = write::all(request.core, &quotas, request.namespace).await?;
         let mut writes = Vec::new();
-        let mut found = Vec::with_capacity(page.entries.len());
-        for entry in page.entries {
-            found.push(Current { object: write::decode(&entry)?, entry });
-        }
         let all: Vec<&Value> = found.iter().map(|current| &current.object).collect();
         let charged = check(evaluator, &all, object, request.old, request.subresource, Timestamp::now());
         let charged = charged.map_err(|why| request.forbid(&why))?;

@@ -5,7 +5,7 @@
 use api::quantity::Written;
 use api::status::Status;
 use futures_util::future::BoxFuture;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Operation, Plugin, Request};
 use crate::object::{self, Meta};
@@ -35,15 +35,8 @@ impl Plugin for StorageObjectInUseProtection {
     fn mutate<'a>(&'a self, request: &'a mut Request<'_>, object: &'a mut Value) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
             let Some(finalizer) = finalizer(request) else { return Ok(()) };
-            if object.finalizers().contains(&finalizer) {
-                return Ok(());
-            }
-            let finalizers = object::metadata(object).entry("finalizers").or_insert_with(|| json!([]));
-            if !finalizers.is_array() {
-                *finalizers = json!([]);
-            }
-            if let Some(finalizers) = finalizers.as_array_mut() {
-                finalizers.push(finalizer.into());
+            if !object.finalizers().contains(&finalizer) {
+                object::list_mut(object::metadata(object), "finalizers").push(finalizer.into());
             }
             Ok(())
         })

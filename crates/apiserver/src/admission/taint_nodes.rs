@@ -30,13 +30,8 @@ fn taint(node: &mut Value) {
     if object::items(node, "spec.taints").iter().any(has) {
         return;
     }
-    let taints = object::map_mut(node, "spec").entry("taints").or_insert_with(|| json!([]));
-    if !taints.is_array() {
-        *taints = json!([]);
-    }
-    if let Some(taints) = taints.as_array_mut() {
-        taints.push(json!({"key": NOT_READY, "effect": "NoSchedule"}));
-    }
+    let taint = json!({"key": NOT_READY, "effect": "NoSchedule"});
+    object::list_mut(object::map_mut(node, "spec"), "taints").push(taint);
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ pub(crate) async fn delete_at(
         if let Some(warning) = deletion_warning(call, options) {
             call.warn([warning]);
         }
-        let plan = plan(core, call, &current.object, options);
+        let plan = plan(call, &current.object, options);
         if let Some(done) = carry_out(core, call, current, plan, options).await? {
             return Ok(done);
         }
@@ -120,7 +120,7 @@ enum Plan {
     Remove(Value),
 }
 
-fn plan(core: &Core, call: &Call, object: &Value, options: &DeleteOptions) -> Plan {
+fn plan(call: &Call, object: &Value, options: &DeleteOptions) -> Plan {
     let strategy = &*call.resource.collection.strategy;
     let asked = options.grace.map(|grace| if grace < 0 { 1 } else { grace });
     let mut next = object.clone();
@@ -154,7 +154,6 @@ fn plan(core: &Core, call: &Call, object: &Value, options: &DeleteOptions) -> Pl
             graceful = Some(default);
         }
     }
-    let _ = core;
     if let Some(finalizers) = collector_finalizers(strategy.dependents(), object, options) {
         let value = if finalizers.is_empty() { Value::Null } else { Value::from(finalizers) };
         object::set_meta(&mut next, "finalizers", value);
