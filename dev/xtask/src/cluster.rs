@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::check::{Failure, root, run};
+use crate::check::{Failure, cargo, root, run};
 
 /// A running cluster; ends and is removed when dropped.
 pub(crate) struct Cluster {
@@ -25,7 +25,7 @@ pub(crate) struct Cluster {
 
 /// Builds the release binary and returns its path.
 pub(crate) fn build() -> Result<PathBuf, Failure> {
-    run(Command::new("cargo").args(["build", "--release", "--locked", "-p", "darter"]))?;
+    run(cargo().args(["build", "--release", "--locked", "-p", "darter"]))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     Ok(target.join("release/darter"))
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::figure::Figure;
-use crate::check::{Failure, output, root, run};
+use crate::check::{Failure, cargo, output, root, run};
 use crate::cluster::Cluster;
 
 /// What the demo calls its image: a small server that runs until it is ended.
@@ -25,7 +25,7 @@ pub(super) fn measure(name: &str, binary: &Path, shared: &Path) -> Result<Vec<Fi
     if with_node {
         import_image(binary, &cluster)?;
     }
-    let mut command = Command::new("cargo");
+    let mut command = cargo();
     command.args(["run", "--release", "--manifest-path"]).arg(project.join("Cargo.toml"));
     command.arg("--target-dir").arg(std::env::temp_dir().join("darter-kload"));
     command
