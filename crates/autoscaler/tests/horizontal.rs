@@ -15,6 +15,7 @@ use serde_json::json;
 
 use cluster::{Cluster, condition, external, quick, slow};
 
+const DEPLOYMENT: (&str, &str) = ("apps/v1", "Deployment");
 const EXAMPLE: &str = include_str!("../../../examples/autoscale.yaml");
 
 #[tokio::test]
@@ -76,7 +77,7 @@ async fn a_custom_kind_with_a_scale_is_scaled_to_zero_and_back() {
         )
         .await;
     cluster.play("workers", "crew", "app=crew").await;
-    cluster.autoscale("crew", "example.com/v1", "Worker", 0, json!([external("queue", "AverageValue", "10")])).await;
+    cluster.autoscale("crew", ("example.com/v1", "Worker"), 0, json!([external("queue", "AverageValue", "10")])).await;
 
     let asleep = cluster.until("crew", |hpa| condition(hpa, "ScaledToZero")["status"] == "True").await;
     assert_eq!(asleep["status"]["desiredReplicas"], 0);
@@ -96,9 +97,7 @@ async fn whatever_nobody_serves_fails_in_upstreams_words() {
     let cpu = json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}});
     let object = json!({"type": "Object", "object": {"metric": {"name": "rps"}, "target": {"type": "Value", "value": "1"},
         "describedObject": {"apiVersion": "v1", "kind": "Service", "name": "web"}}});
-    cluster
-        .autoscale("web", "apps/v1", "Deployment", 1, json!([external("Queue|a b", "Value", "1"), cpu, pods, object]))
-        .await;
+    cluster.autoscale("web", DEPLOYMENT, 1, json!([external("Queue|a b", "Value", "1"), cpu, pods, object])).await;
     for (reason, message) in [
         (
             "FailedGetExternalMetric",
@@ -136,7 +135,7 @@ async fn two_autoscalers_over_the_same_pods_both_stand_still_until_one_goes() {
     cluster.deploy("web", 1).await;
     for name in ["one", "two"] {
         let metrics = json!([external("queue", "AverageValue", "10")]);
-        cluster.autoscale_target(name, "web", "apps/v1", "Deployment", 1, metrics).await;
+        cluster.autoscale_target(name, ("apps/v1", "Deployment", "web"), 1, metrics).await;
     }
     for name in ["one", "two"] {
         let told = cluster.until(name, |hpa| condition(hpa, "ScalingActive")["reason"] == "AmbiguousSelector").await;
@@ -158,7 +157,7 @@ async fn a_target_that_is_missing_or_of_no_known_kind_is_told() {
         ("settings", "v1", "ConfigMap", "the server could not find the requested resource"),
         ("version", "a/b/c", "Deployment", "unexpected GroupVersion string: a/b/c"),
     ] {
-        cluster.autoscale(name, version, kind, 1, metrics()).await;
+        cluster.autoscale(name, (version, kind), 1, metrics()).await;
         let told = cluster.until(name, |hpa| condition(hpa, "AbleToScale")["status"] == "False").await;
         assert_eq!(condition(&told, "AbleToScale")["reason"], "FailedGetScale");
         let message = format!("the HPA controller was unable to get the target's current scale: {words}");
@@ -171,7 +170,7 @@ async fn a_target_that_is_missing_or_of_no_known_kind_is_told() {
 async fn a_target_that_appears_is_seen_by_its_pods() {
     let cluster = Cluster::start(slow()).await;
     cluster.metrics.external("queue", "40");
-    cluster.autoscale("late", "apps/v1", "Deployment", 1, json!([external("queue", "AverageValue", "10")])).await;
+    cluster.autoscale("late", DEPLOYMENT, 1, json!([external("queue", "AverageValue", "10")])).await;
     cluster.until("late", |hpa| condition(hpa, "AbleToScale")["reason"] == "FailedGetScale").await;
     cluster.deploy("late", 1).await;
     cluster.until("late", |hpa| hpa["status"]["desiredReplicas"] == 4).await;
@@ -183,7 +182,7 @@ async fn pods_that_come_bring_a_look_before_the_period_ends() {
     let cluster = Cluster::start(slow()).await;
     cluster.metrics.external("queue", "10");
     cluster.deploy("web", 1).await;
-    cluster.autoscale("web", "apps/v1", "Deployment", 1, json!([external("queue", "AverageValue", "10")])).await;
+    cluster.autoscale("web", DEPLOYMENT, 1, json!([external("queue", "AverageValue", "10")])).await;
     cluster.until("web", |hpa| condition(hpa, "AbleToScale")["reason"] == "ReadyForNewScale").await;
     cluster.metrics.external("queue", "30");
     cluster.pod("web-extra", "app=web").await;
@@ -196,7 +195,7 @@ async fn a_new_specification_is_looked_at_at_once() {
     let cluster = Cluster::start(slow()).await;
     cluster.metrics.external("queue", "30");
     cluster.deploy("web", 1).await;
-    cluster.autoscale("web", "apps/v1", "Deployment", 1, json!([external("queue", "AverageValue", "10")])).await;
+    cluster.autoscale("web", DEPLOYMENT, 1, json!([external("queue", "AverageValue", "10")])).await;
     cluster.until("web", |hpa| hpa["status"]["desiredReplicas"] == 3).await;
     cluster.patch("web", json!({"spec": {"minReplicas": 5}})).await;
     cluster.until("web", |hpa| hpa["status"]["desiredReplicas"] == 5).await;
@@ -210,7 +209,7 @@ async fn a_scale_that_others_write_as_well_is_written_all_the_same() {
     cluster.metrics.external("queue", "30");
     cluster.metrics.refuse_scale(409, "Conflict", "somebody else wrote", 2);
     cluster.deploy("web", 1).await;
-    cluster.autoscale("web", "apps/v1", "Deployment", 1, json!([external("queue", "AverageValue", "10")])).await;
+    cluster.autoscale("web", DEPLOYMENT, 1, json!([external("queue", "AverageValue", "10")])).await;
     let told = cluster.until("web", |hpa| hpa["status"]["desiredReplicas"] == 3).await;
     assert_eq!(condition(&told, "AbleToScale")["reason"], "SucceededRescale");
     cluster.stop().await;
@@ -222,7 +221,7 @@ async fn a_scale_that_is_refused_is_told_and_tried_again() {
     cluster.metrics.external("queue", "30");
     cluster.metrics.refuse_scale(403, "Forbidden", "not you", 1);
     cluster.deploy("web", 1).await;
-    cluster.autoscale("web", "apps/v1", "Deployment", 1, json!([external("queue", "AverageValue", "10")])).await;
+    cluster.autoscale("web", DEPLOYMENT, 1, json!([external("queue", "AverageValue", "10")])).await;
     let told = cluster.until("web", |hpa| condition(hpa, "AbleToScale")["status"] == "False").await;
     assert_eq!(condition(&told, "AbleToScale")["reason"], "FailedUpdateScale");
     let reason = "external metric queue(nil) above target";

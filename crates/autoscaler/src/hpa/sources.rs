@@ -230,7 +230,7 @@ impl Sources {
         let parameters = [("metricLabelSelector", series.as_str())];
         let items = if described.kind == "Namespace" && group.is_empty() {
             // An autoscaler sees its own namespace, whatever the reference names.
-            self.custom(&["namespaces", &described.name, "metrics"], &source.metric.name, &parameters).await?
+            self.custom(&["namespaces", namespace, "metrics"], &source.metric.name, &parameters).await?
         } else {
             let resource = self.mapper.resource(&group, &described.kind).await.map_err(|error| {
                 let dot = if group.is_empty() { "" } else { "." };
@@ -257,9 +257,17 @@ impl Sources {
         series: &Selector,
     ) -> Result<Vec<i64>, Unavailable> {
         let step = "unable to fetch metrics from external metrics API";
-        let path = ["apis", EXTERNAL, "v1beta1", "namespaces", namespace, source.metric.name.as_str()];
+        // client-go takes the name for a resource's and writes it small in the
+        // path, so that servers know it by that, but not in its messages.
+        let name = source.metric.name.as_str();
+        let small = name.to_lowercase();
+        let named = |cause: Unavailable| {
+            let said = cause.words.replace(&format!("(get {small}.{EXTERNAL})"), &format!("(get {name}.{EXTERNAL})"));
+            Unavailable::new(said)
+        };
+        let path = ["apis", EXTERNAL, "v1beta1", "namespaces", namespace, small.as_str()];
         let series = series.to_string();
-        let answer = self.get(&path, &[("labelSelector", series.as_str())]).await;
+        let answer = self.get(&path, &[("labelSelector", series.as_str())]).await.map_err(named);
         let items = answer.and_then(decode::<ExternalValue>).map_err(during(step))?;
         if items.is_empty() {
             return Err(Unavailable::new("no metrics returned from external metrics API"));

@@ -158,7 +158,7 @@ impl Cluster {
                     };
                 }
                 if let Some(sender) = sender.take() {
-                    let _ = sender.send(());
+                    sender.send(()).unwrap();
                 }
             }
         };
@@ -172,19 +172,13 @@ impl Cluster {
     }
 
     /// An autoscaler of 10 at most, under the name of its target.
-    pub async fn autoscale(&self, name: &str, version: &str, kind: &str, min: i32, metrics: Value) {
-        self.autoscale_target(name, name, version, kind, min, metrics).await;
+    pub async fn autoscale(&self, name: &str, (version, kind): (&str, &str), min: i32, metrics: Value) {
+        self.autoscale_target(name, (version, kind, name), min, metrics).await;
     }
 
-    pub async fn autoscale_target(
-        &self,
-        name: &str,
-        target: &str,
-        version: &str,
-        kind: &str,
-        min: i32,
-        metrics: Value,
-    ) {
+    /// The same under a name of its own; the target is version, kind and name.
+    pub async fn autoscale_target(&self, name: &str, target: (&str, &str, &str), min: i32, metrics: Value) {
+        let (version, kind, target) = target;
         let autoscaler = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
             "metadata": {"name": name}, "spec": {"minReplicas": min, "maxReplicas": 10, "metrics": metrics,
                 "scaleTargetRef": {"apiVersion": version, "kind": kind, "name": target}}});
