@@ -29,8 +29,8 @@ use crate::cgroup::Cgroups;
 use crate::image::store::ImageStore;
 use crate::runtime::{
     ContainerConfig, ContainerId, ContainerStats, ContainerStatus, Duplex, ExecOutput, ExecRequest, FilesystemUsage,
-    Image, ImageError, RegistryAuth, Resources, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind, SandboxConfig,
-    SandboxId, SandboxNetwork, SandboxStatus, Session,
+    Image, ImageError, RegistryAuth, Resources, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind, SandboxActivity,
+    SandboxConfig, SandboxId, SandboxNetwork, SandboxStatus, Session,
 };
 
 /// Events kept for a receiver that lags.
@@ -300,6 +300,11 @@ impl Runtime for EmbeddedRuntime {
     async fn remove_cgroup(&self, path: &str) -> Result<(), RuntimeError> {
         let (inner, path) = (Arc::clone(&self.inner), path.to_owned());
         blocking(move || inner.cgroups.remove(&path).map_err(io_error(format!("remove cgroup {path}")))).await
+    }
+
+    async fn activity(&self, id: &SandboxId) -> Result<SandboxActivity, RuntimeError> {
+        let (inner, sandbox) = (Arc::clone(&self.inner), self.inner.find_sandbox(id)?);
+        blocking(move || inner.activity(&sandbox)).await
     }
 
     async fn freeze(&self, id: &SandboxId) -> Result<(), RuntimeError> {

@@ -465,6 +465,15 @@ pub struct ContainerStats {
     pub rootfs_inodes_used: u64,
 }
 
+/// What a sandbox's processes do that no packet shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SandboxActivity {
+    /// Cumulative CPU time, nanoseconds.
+    pub cpu_usage_ns: u64,
+    /// TCP connections with others that are established now.
+    pub connections: usize,
+}
+
 /// Space that images and writable layers use.
 #[derive(Clone, Debug, Default)]
 pub struct FilesystemUsage {
@@ -690,6 +699,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Removes an empty cgroup and its empty children. Idempotent.
     async fn remove_cgroup(&self, path: &str) -> Result<(), RuntimeError>;
 
+    /// What its processes did up to now and hold open.
+    async fn activity(&self, id: &SandboxId) -> Result<SandboxActivity, RuntimeError>;
     /// Freezes every process of the sandbox; returns once the kernel says so.
     async fn freeze(&self, id: &SandboxId) -> Result<(), RuntimeError>;
     /// Lets them run again. Synchronous and short, so that the wake path can

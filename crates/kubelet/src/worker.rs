@@ -113,7 +113,7 @@ pub(crate) struct Worker {
     after_write: bool,
     retries: u32,
     storage: storage::Storage,
-    rung: Option<rung::Rung>,
+    rung: Option<rung::RungKeeper>,
     rung_write: Option<BoxFuture<'static, ()>>,
 }
 

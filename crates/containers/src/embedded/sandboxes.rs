@@ -10,8 +10,11 @@ use super::record::{FORMAT, SandboxRecord, instant, now_ns};
 use super::shim_client::{ShimClient, listener};
 use super::{Inner, SHM_BYTES, blocking, hosts_line, io_error, lock};
 use crate::cgroup::Freezer;
+use crate::connections::open_connections;
 use crate::files;
-use crate::runtime::{NamespaceMode, RuntimeError, RuntimeEventKind, SandboxConfig, SandboxId, SandboxStatus};
+use crate::runtime::{
+    NamespaceMode, RuntimeError, RuntimeEventKind, SandboxActivity, SandboxConfig, SandboxId, SandboxStatus,
+};
 use crate::shim::protocol::{Message, Op, SpawnSandbox};
 
 /// Longest host name the kernel takes, bytes.
@@ -256,6 +259,21 @@ impl Inner {
         sandbox.set_shim(None);
         self.abandon_containers(sandbox).await;
         self.emit(&sandbox.id, None, RuntimeEventKind::Stopped);
+    }
+
+    pub(super) fn activity(&self, sandbox: &Sandbox) -> Result<SandboxActivity, RuntimeError> {
+        sandbox.shim()?;
+        let (pid, network) = {
+            let record = lock(&sandbox.record);
+            (record.pid, record.config.network)
+        };
+        let cgroup = sandbox.cgroup();
+        let usage = self.cgroups.stats(&cgroup).map_err(io_error(format!("read cgroup {cgroup}")))?;
+        let connections = if network == NamespaceMode::Node { Ok(0) } else { open_connections(pid) };
+        Ok(SandboxActivity {
+            cpu_usage_ns: usage.cpu_usage_ns,
+            connections: connections.map_err(io_error("count the sandbox's connections"))?,
+        })
     }
 
     pub(super) fn freeze(&self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
