@@ -4,6 +4,7 @@
 
 pub mod activity;
 pub mod cidr;
+pub mod hold;
 pub mod pod;
 pub mod service;
 

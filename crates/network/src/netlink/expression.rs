@@ -97,9 +97,7 @@ pub(crate) enum Verdict {
 
 impl Verdict {
     fn encode(&self, attributes: &mut Attributes<'_>) {
-        const NFTA_DATA_VERDICT: u16 = 2;
         const NFTA_VERDICT_CODE: u16 = 1;
-        const NFTA_VERDICT_CHAIN: u16 = 2;
         let (code, chain) = match self {
             Self::Drop => (0, None),
             Self::Accept => (1, None),
@@ -134,8 +132,31 @@ impl Data {
     }
 }
 
+/// `NFTA_DATA_VERDICT`.
+pub(crate) const NFTA_DATA_VERDICT: u16 = 2;
+/// `NFTA_VERDICT_CHAIN`.
+pub(crate) const NFTA_VERDICT_CHAIN: u16 = 2;
 /// `NFTA_DATA_VALUE`.
 pub(crate) const NFTA_DATA_VALUE: u16 = 1;
+
+/// How a rule reaches a packet queue in this kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum QueueBy {
+    /// nftables' own `queue`.
+    Expression,
+    /// The iptables target `NFQUEUE`, carried by nftables.
+    Target,
+}
+
+/// A packet queue as rules name it. While nobody has the queue, packets to it
+/// are dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Queueing {
+    /// The queue's number.
+    pub(crate) number: u16,
+    /// How to say so.
+    pub(crate) by: QueueBy,
+}
 
 /// One step of a rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -179,10 +200,15 @@ pub(crate) enum Expression {
     DestinationNat(Register, Register),
     /// Gives the connection the outgoing interface's address as its source.
     Masquerade,
-    /// Answers "port unreachable".
+    /// Answers "port unreachable". The kernel sends a few of these to one host
+    /// and then one a second.
     Reject,
+    /// Answers a TCP segment with a reset.
+    ResetTcp,
     /// Hands the packet's first bytes to a log group: group, bytes.
     Log(u16, u32),
+    /// Holds the packet in a queue until its owner decides.
+    Queue(Queueing),
 }
 
 /// Attribute that holds one expression in a list.
@@ -325,10 +351,27 @@ impl Expression {
                 a.u32_be(1, NFT_REJECT_ICMP_UNREACH);
                 a.u8(2, ICMP_PORT_UNREACH);
             }),
+            Self::ResetTcp => named(attributes, "reject", |a| {
+                const NFT_REJECT_TCP_RST: u32 = 1;
+                a.u32_be(1, NFT_REJECT_TCP_RST);
+            }),
             Self::Log(group, length) => named(attributes, "log", |a| {
                 a.u16_be(1, *group);
                 a.u32_be(3, *length);
                 a.u16_be(4, 1);
+            }),
+            Self::Queue(Queueing { number, by: QueueBy::Expression }) => named(attributes, "queue", |a| {
+                a.u16_be(1, *number);
+                a.u16_be(2, 1);
+            }),
+            Self::Queue(Queueing { number, by: QueueBy::Target }) => named(attributes, "target", |a| {
+                // struct xt_NFQ_info_v3: number, how many queues, flags; in
+                // host order and padded to 8 as all of xtables' structs.
+                const REVISION: u32 = 3;
+                let info = [number.to_ne_bytes(), 1_u16.to_ne_bytes(), [0; 2], [0; 2]].concat();
+                a.text(1, "NFQUEUE");
+                a.u32_be(2, REVISION);
+                a.bytes(3, &info);
             }),
         }
     }

@@ -11,11 +11,17 @@
 //! A `pick-…` chain draws one of N endpoints; it is shared by all frontends
 //! with the same N, masquerading and affinity, so its content follows from its
 //! name and it never changes.
+//!
+//! A held frontend leads to a `hold-…` chain in place of a `pick-…` chain, behind
+//! the same checks of the client, and stands among the unserved too: a packet
+//! that is let out of the queue and finds no endpoint is refused there.
 
 use super::plan::{Frontend, PlannedPort, PlannedService, Reach, Target};
 use crate::cidr::Cidr;
-use crate::netlink::expression::{Data, End, Expression, Meta, Register, Verdict};
+use crate::hold::{Hold, Place};
+use crate::netlink::expression::{Data, End, Expression, Meta, Queueing, Register, Verdict};
 use crate::netlink::nftables::{Chain, Hook, HookedAt, RuleSet, Set, SetKind, types};
+use crate::pod::TransportProtocol;
 use crate::rule::{destination, destination_port, in_range, is_new, outside_range, source, was_redirected};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -33,6 +39,10 @@ const HAIRPINS: &str = "hairpins";
 const REJECT: &str = "reject";
 const SERVICES: &str = "services";
 const REFUSE: &str = "refuse";
+/// What the names of chains that end in the queue begin with.
+const HOLDING: &str = "hold-";
+const HOLD_ALWAYS: &str = "hold-always";
+const HOLD_WHEN_UNSERVED: &str = "hold-when-unserved";
 
 /// Client affinities that are remembered at most; at more, new clients get any
 /// endpoint.
@@ -52,6 +62,17 @@ pub(super) struct Surroundings {
     pub(super) cluster_cidr: Cidr,
     /// Mark bit that asks for masquerading.
     pub(super) masquerade_mark: u32,
+    /// Where held packets wait; nothing is held if absent.
+    pub(super) queue: Option<HoldQueue>,
+}
+
+/// Where held packets wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct HoldQueue {
+    /// The queue.
+    pub(super) queueing: Queueing,
+    /// Mark bit of packets that do not wait again.
+    pub(super) go_on_mark: u32,
 }
 
 /// Name of a group of endpoints: port name, protocol number, on this node only.
@@ -114,6 +135,41 @@ impl Keyed {
             (Self::NodePort, true) => "cluster-groups-of-node-ports",
         }
     }
+}
+
+/// The frontends of both maps, as keys and as places.
+pub(super) const FRONTEND_MAPS: [&str; 2] = [FRONTENDS, NODE_PORTS];
+
+/// The frontend that an element of one of [`FRONTEND_MAPS`] is for.
+pub(super) fn place_of(set: &str, key: &[u8]) -> Option<Place> {
+    let address = match set {
+        FRONTENDS => Some(Ipv4Addr::from(<[u8; 4]>::try_from(key.get(..4)?).ok()?)),
+        NODE_PORTS => None,
+        _ => return None,
+    };
+    let rest = key.get(if address.is_some() { 4 } else { 0 }..)?;
+    let port = u16::from_be_bytes(rest.get(4..6)?.try_into().ok()?);
+    Some(Place { protocol: *rest.first()?, address, port })
+}
+
+/// How packets to a frontend are held whose element leads to this chain.
+pub(super) fn held_by(chain: &str) -> Option<Hold> {
+    if chain.starts_with(HOLD_ALWAYS) {
+        return Some(Hold::Always);
+    }
+    chain.starts_with(HOLDING).then_some(Hold::WhenUnserved)
+}
+
+/// The places of a planned Service's frontends.
+pub(super) fn places(service: &PlannedService) -> impl Iterator<Item = Place> + '_ {
+    service.ports.iter().flat_map(|port| {
+        port.frontends.keys().map(|frontend| match frontend {
+            Frontend::Address(address, number) => {
+                Place { protocol: port.protocol.number(), address: Some(*address), port: *number }
+            }
+            Frontend::NodePort(number) => Place { protocol: port.protocol.number(), address: None, port: *number },
+        })
+    })
 }
 
 fn frontend_key(frontend: &Frontend, protocol: u8) -> (Keyed, Vec<u8>) {
@@ -229,10 +285,32 @@ pub(super) fn contribution(
             out.elements.insert((HAIRPINS, address.octets().repeat(2)), None);
         }
         for (frontend, reach) in &port.frontends {
-            out.add_frontend(port, frontend, *reach, around, (cluster, local));
+            match held(service, port, around) {
+                Some(chain) if port.may_wait(*reach) => out.add_held(port, frontend, *reach, around, chain),
+                _ => out.add_frontend(port, frontend, *reach, around, (cluster, local)),
+            }
         }
     }
     out
+}
+
+/// The chain in which new connections to a port wait, if they do.
+fn held(service: &PlannedService, port: &PlannedPort, around: &Surroundings) -> Option<&'static str> {
+    around.queue?;
+    let unserved = port.endpoints.cluster.is_empty() && port.endpoints.local.is_empty();
+    match (port.protocol, service.hold?) {
+        (TransportProtocol::Sctp, _) => None,
+        (_, Hold::Always) => Some(HOLD_ALWAYS),
+        (_, Hold::WhenUnserved) => unserved.then_some(HOLD_WHEN_UNSERVED),
+    }
+}
+
+impl PlannedPort {
+    /// Whether a connection may wait, or would not be let through however long
+    /// it waits: endpoints elsewhere serve nobody under the policy `Local`.
+    fn may_wait(&self, reach: Reach) -> bool {
+        reach != Reach::InternalLocal || self.endpoints.cluster.is_empty() || !self.endpoints.local.is_empty()
+    }
 }
 
 impl Contribution {
@@ -300,6 +378,44 @@ impl Contribution {
         self.elements.insert((picks, key), Some(Data::Verdict(Verdict::Goto(chain))));
     }
 
+    /// A frontend whose new connections wait in `chain`.
+    fn add_held(
+        &mut self,
+        port: &PlannedPort,
+        frontend: &Frontend,
+        reach: Reach,
+        around: &Surroundings,
+        chain: &'static str,
+    ) {
+        let (keyed, key) = frontend_key(frontend, port.protocol.number());
+        let (picks, unserved) = match keyed {
+            Keyed::Address => (FRONTENDS, UNSERVED),
+            Keyed::NodePort => (NODE_PORTS, UNSERVED_NODE_PORTS),
+        };
+        let served = !port.endpoints.cluster.is_empty();
+        let chain = match reach {
+            // Clients from outside that get no endpoint do not wait for one.
+            Reach::ExternalLocal if served && port.endpoints.local.is_empty() => {
+                let mut pods = vec![source(A)];
+                pods.extend(in_range(A, &around.cluster_cidr));
+                pods.push(goto(chain));
+                let node = vec![Expression::IsLocal(End::Source, A), goto(chain)];
+                let rules = vec![pods, node, vec![Expression::Verdict(Verdict::Drop)]];
+                let name = format!("{chain}-local");
+                self.chains.entry(name.clone()).or_insert(Chain { hooked: None, rules });
+                name
+            }
+            _ => chain.to_owned(),
+        };
+        // A client that may not connect must not wake.
+        let chain = match port.source_ranges.get(frontend) {
+            Some(ranges) => self.add_firewall(ranges, &chain),
+            None => chain,
+        };
+        self.elements.insert((picks, key.clone()), Some(Data::Verdict(Verdict::Goto(chain))));
+        self.elements.insert((unserved, key), Some(Data::Verdict(Verdict::Goto(REJECT.into()))));
+    }
+
     /// Clients from outside get endpoints of this node only; pods and the node
     /// itself are not bound by the policy.
     fn add_local(&mut self, here: &Pick, everywhere: usize, around: &Surroundings) -> String {
@@ -339,7 +455,13 @@ impl Contribution {
         rules.push(vec![Expression::Verdict(Verdict::Drop)]);
         let mut hasher = DefaultHasher::new();
         (ranges, next).hash(&mut hasher);
-        let name = format!("clients-{:016x}", hasher.finish());
+        let hold = match held_by(next) {
+            Some(Hold::Always) => HOLD_ALWAYS,
+            Some(Hold::WhenUnserved) => HOLD_WHEN_UNSERVED,
+            None => "",
+        };
+        let separator = if hold.is_empty() { "" } else { "-" };
+        let name = format!("{hold}{separator}clients-{:016x}", hasher.finish());
         self.chains.entry(name.clone()).or_insert(Chain { hooked: None, rules });
         name
     }
@@ -370,7 +492,7 @@ pub(super) fn skeleton(around: &Surroundings) -> RuleSet {
 
     let chains = [
         (SERVICES, chain(vec![by_address, by_node_port])),
-        (REJECT, chain(vec![vec![Expression::Reject]])),
+        (REJECT, chain(reject())),
         (REFUSE, chain(vec![unserved, unserved_node_ports, other_ports])),
         ("nat-prerouting", base("nat", Hook::Prerouting, DESTINATION_NAT_PRIORITY, jump(SERVICES))),
         ("nat-output", base("nat", Hook::Output, DESTINATION_NAT_PRIORITY, jump(SERVICES))),
@@ -378,10 +500,37 @@ pub(super) fn skeleton(around: &Surroundings) -> RuleSet {
         ("refuse-prerouting", base("filter", Hook::Prerouting, REFUSE_PRIORITY, jump(REFUSE))),
         ("refuse-output", base("filter", Hook::Output, REFUSE_PRIORITY, jump(REFUSE))),
     ];
+    let waiting =
+        around.queue.iter().flat_map(|queue| [HOLD_ALWAYS, HOLD_WHEN_UNSERVED].map(|name| (name, hold(queue))));
     RuleSet {
         sets: sets().into_iter().map(|(name, kind)| (name.into(), Set { kind, elements: BTreeMap::new() })).collect(),
-        chains: chains.into_iter().map(|(name, chain)| (name.into(), chain)).collect(),
+        chains: chains.into_iter().chain(waiting).map(|(name, chain)| (name.into(), chain)).collect(),
     }
+}
+
+/// Refuses. TCP clients get a reset: the kernel limits how many times a second
+/// it says "port unreachable" to one host, and none may be left without an
+/// answer.
+fn reject() -> Vec<Vec<Expression>> {
+    let tcp = vec![
+        Expression::Meta(Meta::TransportProtocol, A),
+        Expression::Equal(A, vec![TransportProtocol::Tcp.number()]),
+        Expression::ResetTcp,
+    ];
+    vec![tcp, vec![Expression::Reject]]
+}
+
+/// Keeps a packet until its queue's owner decides; one that it has let go, and
+/// that finds itself here again, is left to the rules that refuse.
+fn hold(queue: &HoldQueue) -> Chain {
+    let bit = queue.go_on_mark.to_ne_bytes().to_vec();
+    let let_go = vec![
+        Expression::Meta(Meta::Mark, A),
+        Expression::Bits(A, bit, vec![0; 4]),
+        Expression::NotEqual(A, vec![0; 4]),
+        Expression::Verdict(Verdict::Accept),
+    ];
+    Chain { hooked: None, rules: vec![let_go, vec![Expression::Queue(queue.queueing)]] }
 }
 
 /// Answers must come back through this node: those of remote endpoints, of an

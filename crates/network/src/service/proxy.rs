@@ -1,12 +1,15 @@
 //! Following Services and EndpointSlices and keeping the kernel's table equal
 //! to the plan. It decides nothing about where a connection goes.
 
-use super::layout::{self, Surroundings};
+use super::layout::{self, HoldQueue, Surroundings};
 use super::plan::{self, Frontend, NodeFacts, PlannedService, Target};
 use super::table::{Difference, Table};
 use crate::cidr::Cidr;
+use crate::hold::{Fate, Hold, HoldError, Holder, Holding, Holds, Place};
 use crate::netlink::conntrack::{self, Connection};
+use crate::netlink::expression::Queueing;
 use crate::netlink::nftables::{self, Batch, Family, Size};
+use crate::netlink::queue::{self, PacketQueue};
 use crate::netlink::{NetlinkError, Protocol, Socket, namespace};
 use crate::pod::TransportProtocol;
 use api::error::Chain;
@@ -29,6 +32,9 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 /// Changes taken into one transaction at most, so that a flood of changes does
 /// not keep the first one waiting.
 const CHANGES_PER_TRANSACTION: usize = 1000;
+/// Packet queues that are tried, upwards from the configured one, until one is
+/// free: one per cluster on the machine.
+const QUEUE_ATTEMPTS: u16 = 64;
 
 /// What the Services' table is made of.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,6 +49,13 @@ pub struct ServiceProxyConfig {
     pub cluster_cidr: Cidr,
     /// Mark bit that asks for masquerading; upstream's is 0x4000.
     pub masquerade_mark: u32,
+    /// First `nfnetlink_queue` number to try for held packets. A restarted
+    /// process should find the same one free: until it has written its rules,
+    /// those of the former run send packets there.
+    pub first_queue: u16,
+    /// Mark bit of first packets that were held and do not wait again; they
+    /// carry it on to the endpoint's interface.
+    pub go_on_mark: u32,
     /// The node's network namespace; the caller's own if absent.
     pub namespace: Option<PathBuf>,
 }
@@ -56,6 +69,8 @@ impl ServiceProxyConfig {
             pod_cidr,
             cluster_cidr,
             masquerade_mark: 0x4000,
+            first_queue: 3500,
+            go_on_mark: 0x0400_0000,
             namespace: None,
         }
     }
@@ -80,6 +95,8 @@ pub struct ServiceProxy {
     client: Client,
     config: ServiceProxyConfig,
     kernel: Kernel,
+    queue: Result<OpenQueue, HoldError>,
+    holding: Option<Holding>,
 }
 
 impl ServiceProxy {
@@ -87,7 +104,24 @@ impl ServiceProxy {
     /// Needs `CAP_NET_ADMIN`.
     pub fn new(client: Client, config: ServiceProxyConfig) -> Result<Self, ServiceProxyError> {
         let kernel = Kernel::open(&config)?;
-        Ok(Self { client, config, kernel })
+        let queue = OpenQueue::open(&config);
+        Ok(Self { client, config, kernel, queue, holding: None })
+    }
+
+    /// Whether this node can hold first packets.
+    ///
+    /// # Errors
+    /// Why not. Retrying does not help unless another program has taken the
+    /// queues.
+    pub fn can_hold(&self) -> Result<(), &HoldError> {
+        self.queue.as_ref().map(|_| ())
+    }
+
+    /// Holds first packets to the Services it names, if
+    /// [`ServiceProxy::can_hold`]; else nothing is ever applied.
+    #[must_use]
+    pub fn holding(self, holding: Holding) -> Self {
+        Self { holding: Some(holding), ..self }
     }
 
     /// Keeps the rules current until `shutdown`; they stay behind, so that
@@ -99,7 +133,12 @@ impl ServiceProxy {
         let (nodes, third) = Informer::<Node>::trimmed(self.client.all(), WatchParams::fields(name), |node| {
             node.status = None;
         });
-        let sync = Sync::new(self.config, self.kernel);
+        let mut sync = Sync::new(self.config, self.kernel);
+        match (self.queue, self.holding) {
+            (Ok(queue), Some(holding)) => sync.hold(queue, holding),
+            (Err(error), Some(_)) => tracing::warn!(err = %Chain(&error), "first packets cannot be held"),
+            (_, None) => {}
+        }
         tokio::join!(
             first.run(shutdown.clone()),
             second.run(shutdown.clone()),
@@ -114,6 +153,24 @@ impl ServiceProxy {
         Batch::remove(Family::Ipv4, &config.table)
             .commit(&mut kernel.socket)
             .map_err(|source| ServiceProxyError::Kernel { step: "remove the Services' rules", source })
+    }
+}
+
+/// A queue for held packets, and how rules reach it.
+pub(super) struct OpenQueue {
+    queue: PacketQueue,
+    queueing: Queueing,
+}
+
+impl OpenQueue {
+    /// Takes a queue, and finds out how this kernel's rules reach it.
+    pub(super) fn open(config: &ServiceProxyConfig) -> Result<Self, HoldError> {
+        let (mut socket, queue) = namespace::within(config.namespace.as_deref(), || {
+            Ok((Socket::open(Protocol::Netfilter)?, PacketQueue::open(config.first_queue, QUEUE_ATTEMPTS)?))
+        })
+        .map_err(|source| HoldError::Queue { step: "take a packet queue", source })?;
+        let queueing = queue::probe(&mut socket, &format!("{}-probe", config.table), queue.number())?;
+        Ok(Self { queue, queueing })
     }
 }
 
@@ -161,6 +218,18 @@ impl Kernel {
         Ok(size)
     }
 
+    /// The frontends that the rules there are hold, written by a former run.
+    fn held(&mut self) -> Result<BTreeMap<Place, Hold>, NetlinkError> {
+        let mut held = BTreeMap::new();
+        for set in layout::FRONTEND_MAPS {
+            for found in nftables::elements(&mut self.socket, Family::Ipv4, &self.table, set, None)? {
+                let hold = found.chain.as_deref().and_then(layout::held_by);
+                held.extend(layout::place_of(set, &found.key).zip(hold));
+            }
+        }
+        Ok(held)
+    }
+
     /// Applies a difference in one transaction, and forgets clients of
     /// endpoints that are gone.
     pub(super) fn update(&mut self, difference: &Difference, sticky: bool) -> Result<Size, NetlinkError> {
@@ -189,9 +258,64 @@ impl Kernel {
     }
 }
 
+/// What the loop holds, and for whom.
+struct Hands {
+    holder: Holder,
+    holding: Holding,
+    /// Held by the former run's rules, until it is known what is wanted.
+    former: BTreeMap<Place, Hold>,
+    /// As last taken from the channel.
+    wanted: Option<Arc<Holds>>,
+    /// In the plans.
+    planned: Holds,
+    /// What changed since the last transaction that the kernel took.
+    pending: BTreeMap<Place, Fate>,
+}
+
+impl Hands {
+    fn of(&self, service: &ObjectKey, plan: &PlannedService) -> Option<Hold> {
+        match &self.wanted {
+            Some(wanted) => wanted.get(service).copied(),
+            None => layout::places(plan).find_map(|place| self.former.get(&place).copied()),
+        }
+    }
+
+    /// Takes what is wanted now, and notes the Services for which that is
+    /// something else than the plans have.
+    fn look(&mut self, touched: &mut BTreeSet<ObjectKey>) {
+        let wanted = {
+            let wanted = self.holding.wanted.borrow_and_update();
+            if !wanted.has_changed() && (self.wanted.is_some() || wanted.is_empty()) {
+                return;
+            }
+            wanted.clone()
+        };
+        touched.extend(
+            wanted.iter().filter(|(key, hold)| self.planned.get(key) != Some(hold)).map(|(key, _)| key.clone()),
+        );
+        touched.extend(self.planned.keys().filter(|key| !wanted.contains_key(key)).cloned());
+        self.wanted = Some(wanted);
+        self.former.clear();
+    }
+
+    /// The kernel has taken the plans.
+    fn publish(&self) {
+        self.holding.applied.send_if_modified(|applied| {
+            let changed = **applied != self.planned;
+            if changed {
+                *applied = Arc::new(self.planned.clone());
+            }
+            changed
+        });
+    }
+}
+
 /// The loop's state.
 pub(super) struct Sync {
     node: NodeFacts,
+    hands: Option<Hands>,
+    around: Surroundings,
+    go_on_mark: u32,
     table: Table,
     plans: HashMap<ObjectKey, PlannedService>,
     /// Slices of each Service.
@@ -208,8 +332,12 @@ impl Sync {
             pod_cidr: config.pod_cidr,
             cluster_cidr: config.cluster_cidr,
             masquerade_mark: config.masquerade_mark,
+            queue: None,
         };
         Self {
+            hands: None,
+            around,
+            go_on_mark: config.go_on_mark,
             node: NodeFacts { name: config.node_name, zone: None },
             table: Table::new(around),
             plans: HashMap::new(),
@@ -218,6 +346,51 @@ impl Sync {
             kernel,
             applied: false,
         }
+    }
+
+    /// Starts to hold; comes before the first [`Sync::apply`].
+    pub(super) fn hold(&mut self, OpenQueue { queue, queueing }: OpenQueue, holding: Holding) {
+        let former = self.kernel.held().unwrap_or_else(|error| {
+            tracing::warn!(err = %Chain(&error), "cannot read which Services were held");
+            BTreeMap::new()
+        });
+        let holder = match Holder::start(queue, self.go_on_mark, &holding, former.keys().copied()) {
+            Ok(holder) => holder,
+            Err(error) => {
+                tracing::warn!(err = %Chain(&error), "first packets cannot be held");
+                return;
+            }
+        };
+        self.around.queue = Some(HoldQueue { queueing, go_on_mark: self.go_on_mark });
+        self.table = Table::new(self.around);
+        self.hands =
+            Some(Hands { holder, holding, former, wanted: None, planned: Holds::new(), pending: BTreeMap::new() });
+    }
+
+    /// How many packets are held.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.hands.as_ref().map_or(0, |hands| hands.holder.waiting())
+    }
+
+    /// Notes the Services that are to be held otherwise.
+    pub(super) fn note_wanted(&mut self, touched: &mut BTreeSet<ObjectKey>) {
+        if let Some(hands) = &mut self.hands {
+            hands.look(touched);
+        }
+    }
+
+    /// Comes back when other Services are to be held.
+    async fn wanted(&mut self) {
+        if let Some(hands) = &mut self.hands
+            && hands.holding.wanted.changed().await.is_ok()
+        {
+            // Looked at together with other changes.
+            hands.holding.wanted.mark_changed();
+            return;
+        }
+        // Nobody says so any more.
+        std::future::pending().await
     }
 
     pub(super) async fn run(
@@ -242,6 +415,7 @@ impl Sync {
         let mut failed = false;
         loop {
             let mut more = |sync: &mut Self, touched: &mut BTreeSet<ObjectKey>| {
+                sync.note_wanted(touched);
                 for _change in 0..CHANGES_PER_TRANSACTION {
                     if let Some(delta) = service_changes.try_next() {
                         sync.note_service(&delta, touched);
@@ -294,6 +468,7 @@ impl Sync {
                 Some(delta) = service_changes.next() => self.note_service(&delta, &mut touched),
                 Some(delta) = slice_changes.next() => self.note_slice(&delta, &mut touched),
                 Some(delta) = node_changes.next() => self.note_node(&delta, &mut touched),
+                () = self.wanted() => {}
                 () = tokio::time::sleep(retry), if failed => {}
             }
         }
@@ -353,20 +528,34 @@ impl Sync {
         let mut sticky = false;
         for key in touched {
             let slices: Vec<_> = self.slices.get(&key).into_iter().flat_map(BTreeMap::values).cloned().collect();
-            let plan = self.services.get(&key).and_then(|service| plan::plan(service, &slices, &self.node));
+            let mut plan = self.services.get(&key).and_then(|service| plan::plan(service, &slices, &self.node));
+            if let (Some(hands), Some(plan)) = (&mut self.hands, &mut plan) {
+                plan.hold = hands.of(&key, plan);
+            }
             let old = self.plans.get(&key);
             if old == plan.as_ref() {
                 continue;
             }
             sticky |= old.is_some_and(|old| old.ports.iter().any(|port| port.affinity.is_some()));
             note_datagrams(&mut datagrams, old, plan.as_ref());
+            if let Some(hands) = &mut self.hands {
+                match plan.as_ref().and_then(|plan| plan.hold) {
+                    Some(hold) => hands.planned.insert(key.clone(), hold),
+                    None => hands.planned.remove(&key),
+                };
+            }
             match &plan {
                 Some(plan) => self.plans.insert(key.clone(), plan.clone()),
                 None => self.plans.remove(&key),
             };
             changes.push((key, plan));
         }
-        let difference = self.table.change(changes);
+        let mut difference = self.table.change(changes);
+        if let Some(hands) = &mut self.hands {
+            hands.pending.append(&mut difference.fates);
+            hands.holder.prepare(&hands.pending);
+        }
+        let written_anew = !self.applied;
         let failed = |step| move |source| ServiceProxyError::Kernel { step, source };
         let size = if self.applied {
             self.applied = false;
@@ -375,6 +564,13 @@ impl Sync {
             self.kernel.replace(&self.table.whole()).map_err(failed("write the Services' rules"))?
         };
         self.applied = true;
+        if let Some(hands) = &mut self.hands {
+            if written_anew {
+                hands.holder.clear();
+            }
+            hands.holder.settle(&std::mem::take(&mut hands.pending));
+            hands.publish();
+        }
         match self.kernel.flush(&datagrams) {
             Ok(0) => {}
             Ok(count) => tracing::debug!(count, "connections to former endpoints removed"),
