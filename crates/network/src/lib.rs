@@ -1,5 +1,5 @@
-//! Pod interfaces, addresses, Service rules and packet activity: plan a rule
-//! set, then apply it by netlink in one transaction. It answers no DNS query
+//! Pod interfaces, addresses, Service rules, packet activity and held packets:
+//! plan a rule set, then apply it by netlink in one transaction. It answers no DNS query
 //! and proxies no byte.
 
 pub mod activity;
@@ -9,6 +9,7 @@ pub mod pod;
 pub mod service;
 
 mod netlink;
+mod precedence;
 mod rule;
 #[cfg(test)]
 mod testnet;

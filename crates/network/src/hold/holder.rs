@@ -4,7 +4,9 @@
 use super::packet::{Arrival, BYTES, Place};
 use super::waiting::{Fate, LetGo, Step, Waiting};
 use super::{HoldError, HoldLimits, Holding, Released};
+use crate::netlink::NetlinkError;
 use crate::netlink::queue::{FromQueue, PacketQueue, PacketVerdict, Queued, Verdicts};
+use crate::precedence;
 use api::error::Chain;
 use client::ObjectKey;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
@@ -17,6 +19,11 @@ use std::time::Instant;
 /// Packets that may wait in the kernel beyond the limit until the thread has
 /// read and refused them.
 const UNREAD_PACKETS: usize = 8192;
+/// Packets in a row with which the thread counts as flooded; it has precedence
+/// only while it is not.
+const FLOOD: usize = 1024;
+/// Packets in a row between two looks at deadlines and the end.
+const PACKETS_PER_TURN: usize = 64;
 
 /// Owns the queue. Dropping it drops the packets that wait.
 pub(crate) struct Holder {
@@ -90,7 +97,7 @@ impl Holder {
             on_held: holding.on_held.clone(),
             on_released: holding.on_released.clone(),
         });
-        let receiver = Receiver { queue, shared: shared.clone(), stop: stop.clone() };
+        let receiver = Receiver { queue, shared: shared.clone(), stop: stop.clone(), streak: 0, precedes: false };
         let receiver = std::thread::Builder::new().name("hold".into()).spawn(move || receiver.run()).map_err(failed)?;
         Ok(Self { shared, stop, receiver: Some(receiver) })
     }
@@ -146,6 +153,9 @@ struct Receiver {
     queue: PacketQueue,
     shared: Arc<Shared>,
     stop: Arc<OwnedFd>,
+    /// Packets since there were none.
+    streak: usize,
+    precedes: bool,
 }
 
 impl Receiver {
@@ -153,6 +163,7 @@ impl Receiver {
         let failed = |error: &dyn std::error::Error| {
             tracing::error!(err = %Chain(error), "cannot receive held packets any longer, clients are not answered");
         };
+        self.precede(true);
         loop {
             match self.wait() {
                 Ok(true) => {}
@@ -160,19 +171,46 @@ impl Receiver {
                 Err(error) => return failed(&error),
             }
             self.shared.release(|waiting| waiting.expire(Instant::now()));
-            let packets = match self.queue.next() {
-                Ok(FromQueue::Packets(packets)) => packets,
-                Ok(FromQueue::Nothing) => continue,
-                Ok(FromQueue::Lost) => {
-                    tracing::debug!("more packets than could be received, the kernel dropped some");
-                    continue;
-                }
-                Err(error) => return failed(&error),
-            };
-            for packet in packets {
-                take_in(&self.shared, &packet);
+            if let Err(error) = self.turn() {
+                return failed(&error);
             }
         }
+    }
+
+    /// Takes packets in until there are none, but not for ever.
+    fn turn(&mut self) -> Result<(), NetlinkError> {
+        for _packet in 0..PACKETS_PER_TURN {
+            match self.queue.next()? {
+                FromQueue::Packets(packets) => {
+                    self.streak = self.streak.saturating_add(packets.len());
+                    for packet in packets {
+                        take_in(&self.shared, &packet);
+                    }
+                }
+                FromQueue::Nothing => {
+                    self.streak = 0;
+                    break;
+                }
+                FromQueue::Lost => {
+                    tracing::debug!("more packets than could be received, the kernel dropped some");
+                }
+            }
+        }
+        self.precede(self.streak < FLOOD);
+        Ok(())
+    }
+
+    /// Runs before ordinary threads, or as one of them.
+    fn precede(&mut self, wanted: bool) {
+        if self.precedes == wanted {
+            return;
+        }
+        let result = if wanted { precedence::raise() } else { precedence::lower() };
+        if let Err(error) = result {
+            tracing::debug!(err = %error, wanted, "cannot change the precedence of the thread that receives held packets");
+        }
+        // Not tried again for each packet.
+        self.precedes = wanted;
     }
 
     /// Waits for a packet or a deadline (true), or the end (false).

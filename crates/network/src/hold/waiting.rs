@@ -8,6 +8,9 @@ use client::ObjectKey;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
+#[cfg(test)]
+mod tests;
+
 /// What the Services' table does with new connections to a place.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Fate {

@@ -191,9 +191,15 @@ pub(crate) enum Expression {
     SetConntrack(Conntrack, Register),
     /// Loads a random number below the bound.
     Random(u32, Register),
+    /// Hashes so many bytes from a register on to a number below the bound.
+    Hash(Register, u32, u32, Register),
     /// Puts an element into a map that rules fill, or renews its timeout: map,
     /// key, value, timeout.
     Remember(String, Register, Register, Duration),
+    /// Goes on only if packets with the key come faster than this, and once more
+    /// were there at once than the burst: a set that rules fill, key, packets a
+    /// second, burst.
+    Faster(String, Register, u64, u32),
     /// Goes on only if the address is one of this node's own.
     IsLocal(End, Register),
     /// Sends the connection to address and port (registers of IPv4).
@@ -313,6 +319,12 @@ impl Expression {
                 a.u32_be(3, NFT_NG_RANDOM);
                 a.u32_be(4, 0);
             }),
+            Self::Hash(from, length, bound, into) => named(attributes, "hash", |a| {
+                a.u32_be(1, from.number());
+                a.u32_be(2, into.number());
+                a.u32_be(3, *length);
+                a.u32_be(4, *bound);
+            }),
             Self::Remember(map, key, value, timeout) => named(attributes, "dynset", |a| {
                 const NFT_DYNSET_OP_UPDATE: u32 = 1;
                 a.text(1, map);
@@ -320,6 +332,26 @@ impl Expression {
                 a.u32_be(4, key.number());
                 a.u32_be(5, value.number());
                 a.u64_be(6, u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+            }),
+            Self::Faster(set, key, rate, burst) => named(attributes, "dynset", |a| {
+                const NFT_DYNSET_OP_UPDATE: u32 = 1;
+                const NFT_LIMIT_PKTS: u32 = 0;
+                const NFT_LIMIT_F_INV: u32 = 1;
+                // Long enough that a forgotten key's burst is whole again.
+                let timeout = u64::from(*burst) * 1000 / rate.max(&1) + 1000;
+                a.text(1, set);
+                a.u32_be(3, NFT_DYNSET_OP_UPDATE);
+                a.u32_be(4, key.number());
+                a.u64_be(6, timeout);
+                a.nest(7, |a| {
+                    body(a, "limit", |a| {
+                        a.u64_be(1, *rate);
+                        a.u64_be(2, 1);
+                        a.u32_be(3, *burst);
+                        a.u32_be(4, NFT_LIMIT_PKTS);
+                        a.u32_be(5, NFT_LIMIT_F_INV);
+                    });
+                });
             }),
             Self::IsLocal(end, register) => {
                 named(attributes, "fib", |a| {

@@ -214,3 +214,29 @@ pub(crate) fn probe(socket: &mut Socket, table: &str, number: u16) -> Result<Que
     attempt(QueueBy::Expression)
         .or_else(|native| attempt(QueueBy::Target).map_err(|target| HoldError::Unsupported { native, target }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testnet::Netns;
+
+    #[test]
+    fn a_queue_that_another_has_is_passed_over_and_a_closed_one_is_free_again() {
+        let node = Netns::new();
+        let open = |attempts| node.run(move || PacketQueue::open(3500, attempts));
+        let first = open(1).unwrap();
+        let second = open(2).unwrap();
+        assert_eq!((first.number(), second.number()), (3500, 3501));
+        assert!(open(2).is_err());
+        drop(first);
+        assert_eq!(open(1).unwrap().number(), 3500);
+    }
+
+    #[test]
+    fn the_probe_finds_a_way_into_the_queue_and_leaves_nothing() {
+        let node = Netns::new();
+        let found = node.run(|| probe(&mut Socket::open(Protocol::Netfilter).unwrap(), "darter-probe", 3500)).unwrap();
+        assert_eq!(found.number, 3500);
+        assert_eq!(node.inventory(), Netns::new().inventory());
+    }
+}

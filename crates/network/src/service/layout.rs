@@ -22,7 +22,9 @@ use crate::hold::{Hold, Place};
 use crate::netlink::expression::{Data, End, Expression, Meta, Queueing, Register, Verdict};
 use crate::netlink::nftables::{Chain, Hook, HookedAt, RuleSet, Set, SetKind, types};
 use crate::pod::TransportProtocol;
-use crate::rule::{destination, destination_port, in_range, is_new, outside_range, source, was_redirected};
+use crate::rule::{
+    destination, destination_port, in_range, is_new, outside_range, source, source_port, was_redirected,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
@@ -43,6 +45,17 @@ const REFUSE: &str = "refuse";
 const HOLDING: &str = "hold-";
 const HOLD_ALWAYS: &str = "hold-always";
 const HOLD_WHEN_UNSERVED: &str = "hold-when-unserved";
+
+/// Rates at which held frontends get new connections.
+const HOLD_RATES: &str = "hold-rates";
+/// New connections a second, and at once, that one frontend hands to the queue;
+/// more are refused by the kernel. A flood at one then leaves the thread that
+/// serves the queue time for the others, and whoever is held has no room for so
+/// many anyway.
+const HELD_PER_SECOND: u64 = 2000;
+const HELD_AT_ONCE: u32 = 1024;
+/// Frontends whose rates are kept at most.
+const HOLD_RATES_LIMIT: u32 = 1 << 16;
 
 /// Client affinities that are remembered at most; at more, new clients get any
 /// endpoint.
@@ -107,6 +120,8 @@ const GROUP: Register = Register(4);
 const INDEX: Register = Register(5);
 const TARGET_ADDRESS: Register = Register(8);
 const TARGET_PORT: Register = Register(9);
+const FLOW: Register = Register(10);
+const FLOW_PORT: Register = Register(11);
 
 fn port_field(port: u16) -> [u8; 4] {
     let [a, b] = port.to_be_bytes();
@@ -188,6 +203,10 @@ struct Pick {
     masquerade: Masquerade,
     endpoints: usize,
     affinity: Option<u32>,
+    /// By the sender's address and port instead of by lot: datagrams of one
+    /// socket that come before the first is on its way are each taken for a
+    /// connection, and would be spread.
+    by_flow: bool,
 }
 
 impl Pick {
@@ -203,7 +222,8 @@ impl Pick {
         };
         let groups = if self.cluster_groups { "-cluster" } else { "" };
         let affinity = self.affinity.map(|seconds| format!("-sticky-{seconds}")).unwrap_or_default();
-        format!("pick-{}-by-{keyed}{groups}{masquerade}{affinity}", self.endpoints)
+        let flow = if self.by_flow { "-and-flow" } else { "" };
+        format!("pick-{}-by-{keyed}{flow}{groups}{masquerade}{affinity}", self.endpoints)
     }
 
     fn chain(&self, around: &Surroundings) -> Chain {
@@ -234,10 +254,13 @@ impl Pick {
             rules.push(rule);
         }
         let mut rule = find_group;
-        rule.push(match u32::try_from(self.endpoints).unwrap_or(u32::MAX) {
-            0 | 1 => Expression::Constant(INDEX, vec![0; 4]),
-            bound => Expression::Random(bound, INDEX),
-        });
+        match u32::try_from(self.endpoints).unwrap_or(u32::MAX) {
+            0 | 1 => rule.push(Expression::Constant(INDEX, vec![0; 4])),
+            bound if self.by_flow => {
+                rule.extend([source(FLOW), source_port(FLOW_PORT), Expression::Hash(FLOW, 8, bound, INDEX)])
+            }
+            bound => rule.push(Expression::Random(bound, INDEX)),
+        }
         rule.push(Expression::Map(ENDPOINTS.into(), GROUP, TARGET_ADDRESS));
         if let Some(remember) = remember {
             rule.extend([source(INDEX), remember]);
@@ -286,7 +309,9 @@ pub(super) fn contribution(
         }
         for (frontend, reach) in &port.frontends {
             match held(service, port, around) {
-                Some(chain) if port.may_wait(*reach) => out.add_held(port, frontend, *reach, around, chain),
+                Some(chain) if port.may_wait(*reach) => {
+                    out.add_held(port, frontend, *reach, around, chain, (cluster, local));
+                }
                 _ => out.add_frontend(port, frontend, *reach, around, (cluster, local)),
             }
         }
@@ -352,6 +377,7 @@ impl Contribution {
             masquerade,
             endpoints,
             affinity: port.affinity,
+            by_flow: port.protocol == TransportProtocol::Udp && endpoints > 1,
         };
         let id = |id: u32| Some(Data::Value(id.to_ne_bytes().to_vec()));
         let (chain, own) = match reach {
@@ -366,7 +392,8 @@ impl Contribution {
             Reach::InternalLocal => (self.add_pick(&pick(false, Masquerade::FromOutside, here), around), local),
             Reach::ExternalLocal => {
                 self.elements.insert((keyed.groups(true), key.clone()), id(cluster));
-                let chain = self.add_local(&pick(false, Masquerade::Never, here), everywhere, around);
+                let udp = port.protocol == TransportProtocol::Udp;
+                let chain = self.add_local(&pick(false, Masquerade::Never, here), everywhere, udp, around);
                 (chain, local)
             }
         };
@@ -386,6 +413,7 @@ impl Contribution {
         reach: Reach,
         around: &Surroundings,
         chain: &'static str,
+        (cluster, local): (u32, u32),
     ) {
         let (keyed, key) = frontend_key(frontend, port.protocol.number());
         let (picks, unserved) = match keyed {
@@ -412,19 +440,30 @@ impl Contribution {
             Some(ranges) => self.add_firewall(ranges, &chain),
             None => chain,
         };
+        if served {
+            // A packet that was on its way to an endpoint as the transaction
+            // was made must find the rest of it.
+            let id = |id: u32| Some(Data::Value(id.to_ne_bytes().to_vec()));
+            let own = if matches!(reach, Reach::InternalLocal | Reach::ExternalLocal) { local } else { cluster };
+            self.elements.insert((keyed.groups(false), key.clone()), id(own));
+            if reach == Reach::ExternalLocal {
+                self.elements.insert((keyed.groups(true), key.clone()), id(cluster));
+            }
+        }
         self.elements.insert((picks, key.clone()), Some(Data::Verdict(Verdict::Goto(chain))));
         self.elements.insert((unserved, key), Some(Data::Verdict(Verdict::Goto(REJECT.into()))));
     }
 
     /// Clients from outside get endpoints of this node only; pods and the node
     /// itself are not bound by the policy.
-    fn add_local(&mut self, here: &Pick, everywhere: usize, around: &Surroundings) -> String {
+    fn add_local(&mut self, here: &Pick, everywhere: usize, udp: bool, around: &Surroundings) -> String {
         let cluster = |masquerade| Pick {
             cluster_groups: true,
             masquerade,
             endpoints: everywhere,
             keyed: here.keyed,
             affinity: here.affinity,
+            by_flow: udp && everywhere > 1,
         };
         let for_pods = self.add_pick(&cluster(Masquerade::Never), around);
         let for_node = self.add_pick(&cluster(Masquerade::Always), around);
@@ -520,8 +559,9 @@ fn reject() -> Vec<Vec<Expression>> {
     vec![tcp, vec![Expression::Reject]]
 }
 
-/// Keeps a packet until its queue's owner decides; one that it has let go, and
-/// that finds itself here again, is left to the rules that refuse.
+/// Keeps a packet until its queue's owner decides. One that it has let go, and
+/// that finds itself here again, is left to the rules that refuse; so are those
+/// of a flood.
 fn hold(queue: &HoldQueue) -> Chain {
     let bit = queue.go_on_mark.to_ne_bytes().to_vec();
     let let_go = vec![
@@ -530,7 +570,10 @@ fn hold(queue: &HoldQueue) -> Chain {
         Expression::NotEqual(A, vec![0; 4]),
         Expression::Verdict(Verdict::Accept),
     ];
-    Chain { hooked: None, rules: vec![let_go, vec![Expression::Queue(queue.queueing)]] }
+    let mut flooded = Keyed::Address.load();
+    flooded.push(Expression::Faster(HOLD_RATES.into(), A, HELD_PER_SECOND, HELD_AT_ONCE));
+    flooded.push(Expression::Verdict(Verdict::Accept));
+    Chain { hooked: None, rules: vec![let_go, flooded, vec![Expression::Queue(queue.queueing)]] }
 }
 
 /// Answers must come back through this node: those of remote endpoints, of an
@@ -581,6 +624,7 @@ fn sets() -> Vec<(&'static str, SetKind)> {
             },
         ),
         (CLUSTER_ADDRESSES, set(types::IPV4_ADDRESS, 4, None)),
+        (HOLD_RATES, SetKind { dynamic: true, timeouts: true, size: HOLD_RATES_LIMIT, ..set(frontend, 12, None) }),
         (HAIRPINS, set(types::concat(&[types::IPV4_ADDRESS, types::IPV4_ADDRESS]), 8, None)),
     ]
 }
@@ -605,4 +649,44 @@ pub(super) fn endpoints_of(contribution: &Contribution) -> BTreeSet<(u32, Target
             _ => None,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::expression::QueueBy;
+
+    #[test]
+    fn that_services_can_be_held_adds_nothing_to_the_way_of_other_packets() {
+        let around = Surroundings {
+            pod_cidr: "10.42.0.0/24".parse().unwrap(),
+            cluster_cidr: "10.42.0.0/16".parse().unwrap(),
+            masquerade_mark: 0x4000,
+            queue: None,
+        };
+        let queueing = Queueing { number: 3500, by: QueueBy::Target };
+        let mut able =
+            skeleton(&Surroundings { queue: Some(HoldQueue { queueing, go_on_mark: 0x0400_0000 }), ..around });
+        for chain in [HOLD_ALWAYS, HOLD_WHEN_UNSERVED] {
+            assert!(able.chains.remove(chain).is_some_and(|chain| chain.hooked.is_none()));
+        }
+        assert_eq!(able, skeleton(&around));
+    }
+
+    #[test]
+    fn a_frontend_is_read_back_from_its_element() {
+        for (frontend, place) in [
+            (
+                Frontend::Address(Ipv4Addr::new(10, 43, 0, 10), 80),
+                Place { protocol: 6, address: Some(Ipv4Addr::new(10, 43, 0, 10)), port: 80 },
+            ),
+            (Frontend::NodePort(30080), Place { protocol: 6, address: None, port: 30080 }),
+        ] {
+            let (keyed, key) = frontend_key(&frontend, 6);
+            let set = if keyed == Keyed::Address { FRONTENDS } else { NODE_PORTS };
+            assert_eq!(place_of(set, &key), Some(place));
+        }
+        assert_eq!(place_of(FRONTENDS, &[1, 2, 3]), None);
+        assert_eq!(place_of(HAIRPINS, &[0; 8]), None);
+    }
 }
