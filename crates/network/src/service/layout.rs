@@ -16,9 +16,13 @@
 //! the same checks of the client, and stands among the unserved too: a packet
 //! that is let out of the queue and finds no endpoint is refused there.
 
+mod held;
+
+pub(super) use held::held_by;
+
 use super::plan::{Frontend, PlannedPort, PlannedService, Reach, Target};
 use crate::cidr::Cidr;
-use crate::hold::{Hold, Place};
+use crate::hold::Place;
 use crate::netlink::expression::{Data, End, Expression, Meta, Queueing, Register, Verdict};
 use crate::netlink::nftables::{Chain, Hook, HookedAt, RuleSet, Set, SetKind, types};
 use crate::pod::TransportProtocol;
@@ -41,22 +45,6 @@ const HAIRPINS: &str = "hairpins";
 const REJECT: &str = "reject";
 const SERVICES: &str = "services";
 const REFUSE: &str = "refuse";
-/// What the names of chains that end in the queue begin with.
-const HOLDING: &str = "hold-";
-const HOLD_ALWAYS: &str = "hold-always";
-const HOLD_WHEN_UNSERVED: &str = "hold-when-unserved";
-
-/// Rates at which held frontends get new connections.
-const HOLD_RATES: &str = "hold-rates";
-/// New connections a second, and at once, that one frontend hands to the queue;
-/// more are refused by the kernel. A flood at one then leaves the thread that
-/// serves the queue time for the others, and whoever is held has no room for so
-/// many anyway.
-const HELD_PER_SECOND: u64 = 2000;
-const HELD_AT_ONCE: u32 = 1024;
-/// Frontends whose rates are kept at most.
-const HOLD_RATES_LIMIT: u32 = 1 << 16;
-
 /// Client affinities that are remembered at most; at more, new clients get any
 /// endpoint.
 const AFFINITY_LIMIT: u32 = 1 << 18;
@@ -167,14 +155,6 @@ pub(super) fn place_of(set: &str, key: &[u8]) -> Option<Place> {
     Some(Place { protocol: *rest.first()?, address, port })
 }
 
-/// How packets to a frontend are held whose element leads to this chain.
-pub(super) fn held_by(chain: &str) -> Option<Hold> {
-    if chain.starts_with(HOLD_ALWAYS) {
-        return Some(Hold::Always);
-    }
-    chain.starts_with(HOLDING).then_some(Hold::WhenUnserved)
-}
-
 /// The places of a planned Service's frontends.
 pub(super) fn places(service: &PlannedService) -> impl Iterator<Item = Place> + '_ {
     service.ports.iter().flat_map(|port| {
@@ -203,13 +183,17 @@ struct Pick {
     masquerade: Masquerade,
     endpoints: usize,
     affinity: Option<u32>,
-    /// By the sender's address and port instead of by lot: datagrams of one
-    /// socket that come before the first is on its way are each taken for a
-    /// connection, and would be spread.
-    by_flow: bool,
+    datagrams: bool,
 }
 
 impl Pick {
+    /// The endpoint follows from the sender's address and port instead of
+    /// being drawn: datagrams of one socket that come before the first is on
+    /// its way are each taken for a connection, and would be spread.
+    fn by_flow(&self) -> bool {
+        self.datagrams && self.endpoints > 1
+    }
+
     fn name(&self) -> String {
         let keyed = match self.keyed {
             Keyed::Address => "address",
@@ -222,7 +206,7 @@ impl Pick {
         };
         let groups = if self.cluster_groups { "-cluster" } else { "" };
         let affinity = self.affinity.map(|seconds| format!("-sticky-{seconds}")).unwrap_or_default();
-        let flow = if self.by_flow { "-and-flow" } else { "" };
+        let flow = if self.by_flow() { "-and-flow" } else { "" };
         format!("pick-{}-by-{keyed}{flow}{groups}{masquerade}{affinity}", self.endpoints)
     }
 
@@ -256,7 +240,7 @@ impl Pick {
         let mut rule = find_group;
         match u32::try_from(self.endpoints).unwrap_or(u32::MAX) {
             0 | 1 => rule.push(Expression::Constant(INDEX, vec![0; 4])),
-            bound if self.by_flow => {
+            bound if self.by_flow() => {
                 rule.extend([source(FLOW), source_port(FLOW_PORT), Expression::Hash(FLOW, 8, bound, INDEX)])
             }
             bound => rule.push(Expression::Random(bound, INDEX)),
@@ -308,34 +292,28 @@ pub(super) fn contribution(
             out.elements.insert((HAIRPINS, address.octets().repeat(2)), None);
         }
         for (frontend, reach) in &port.frontends {
-            match held(service, port, around) {
-                Some(chain) if port.may_wait(*reach) => {
-                    out.add_held(port, frontend, *reach, around, chain, (cluster, local));
-                }
-                _ => out.add_frontend(port, frontend, *reach, around, (cluster, local)),
+            let (keyed, key) = frontend_key(frontend, protocol);
+            let entrance = Entrance { port, frontend, reach: *reach, keyed, key, cluster, local };
+            match held::chain_of(service, &entrance, around) {
+                Some(chain) => out.add_held(&entrance, around, chain),
+                None => out.add_frontend(&entrance, around),
             }
         }
     }
     out
 }
 
-/// The chain in which new connections to a port wait, if they do.
-fn held(service: &PlannedService, port: &PlannedPort, around: &Surroundings) -> Option<&'static str> {
-    around.queue?;
-    let unserved = port.endpoints.cluster.is_empty() && port.endpoints.local.is_empty();
-    match (port.protocol, service.hold?) {
-        (TransportProtocol::Sctp, _) => None,
-        (_, Hold::Always) => Some(HOLD_ALWAYS),
-        (_, Hold::WhenUnserved) => unserved.then_some(HOLD_WHEN_UNSERVED),
-    }
-}
-
-impl PlannedPort {
-    /// Whether a connection may wait, or would not be let through however long
-    /// it waits: endpoints elsewhere serve nobody under the policy `Local`.
-    fn may_wait(&self, reach: Reach) -> bool {
-        reach != Reach::InternalLocal || self.endpoints.cluster.is_empty() || !self.endpoints.local.is_empty()
-    }
+/// One frontend of a port, and the numbers of the groups behind it.
+struct Entrance<'a> {
+    port: &'a PlannedPort,
+    frontend: &'a Frontend,
+    reach: Reach,
+    keyed: Keyed,
+    key: Vec<u8>,
+    /// All endpoints of the cluster.
+    cluster: u32,
+    /// Those of this node.
+    local: u32,
 }
 
 impl Contribution {
@@ -352,118 +330,80 @@ impl Contribution {
         name
     }
 
-    fn add_frontend(
-        &mut self,
-        port: &PlannedPort,
-        frontend: &Frontend,
-        reach: Reach,
-        around: &Surroundings,
-        (cluster, local): (u32, u32),
-    ) {
-        let (keyed, key) = frontend_key(frontend, port.protocol.number());
-        let (picks, unserved) = match keyed {
-            Keyed::Address => (FRONTENDS, UNSERVED),
-            Keyed::NodePort => (NODE_PORTS, UNSERVED_NODE_PORTS),
-        };
+    fn add_frontend(&mut self, entrance: &Entrance<'_>, around: &Surroundings) {
+        let port = entrance.port;
         let everywhere = port.endpoints.cluster.len();
         let here = port.endpoints.local.len();
         if everywhere == 0 && here == 0 {
-            self.elements.insert((unserved, key), Some(Data::Verdict(Verdict::Goto(REJECT.into()))));
+            self.refuse(entrance, Verdict::Goto(REJECT.into()));
             return;
         }
         let pick = |cluster_groups, masquerade, endpoints| Pick {
-            keyed,
+            keyed: entrance.keyed,
             cluster_groups,
             masquerade,
             endpoints,
             affinity: port.affinity,
-            by_flow: port.protocol == TransportProtocol::Udp && endpoints > 1,
+            datagrams: port.protocol == TransportProtocol::Udp,
         };
-        let id = |id: u32| Some(Data::Value(id.to_ne_bytes().to_vec()));
-        let (chain, own) = match reach {
-            Reach::InternalCluster => {
-                (self.add_pick(&pick(false, Masquerade::FromOutside, everywhere), around), cluster)
-            }
-            Reach::ExternalCluster => (self.add_pick(&pick(false, Masquerade::Always, everywhere), around), cluster),
+        let chain = match entrance.reach {
+            Reach::InternalCluster => self.add_pick(&pick(false, Masquerade::FromOutside, everywhere), around),
+            Reach::ExternalCluster => self.add_pick(&pick(false, Masquerade::Always, everywhere), around),
             Reach::InternalLocal if here == 0 => {
-                self.elements.insert((unserved, key), Some(Data::Verdict(Verdict::Drop)));
+                self.refuse(entrance, Verdict::Drop);
                 return;
             }
-            Reach::InternalLocal => (self.add_pick(&pick(false, Masquerade::FromOutside, here), around), local),
-            Reach::ExternalLocal => {
-                self.elements.insert((keyed.groups(true), key.clone()), id(cluster));
-                let udp = port.protocol == TransportProtocol::Udp;
-                let chain = self.add_local(&pick(false, Masquerade::Never, here), everywhere, udp, around);
-                (chain, local)
-            }
+            Reach::InternalLocal => self.add_pick(&pick(false, Masquerade::FromOutside, here), around),
+            Reach::ExternalLocal => self.add_local(&pick(false, Masquerade::Never, here), everywhere, around),
         };
-        self.elements.insert((keyed.groups(false), key.clone()), id(own));
-        let chain = match port.source_ranges.get(frontend) {
-            Some(ranges) => self.add_firewall(ranges, &chain),
-            None => chain,
-        };
-        self.elements.insert((picks, key), Some(Data::Verdict(Verdict::Goto(chain))));
+        self.set_groups(entrance);
+        self.lead(entrance, chain);
     }
 
-    /// A frontend whose new connections wait in `chain`.
-    fn add_held(
-        &mut self,
-        port: &PlannedPort,
-        frontend: &Frontend,
-        reach: Reach,
-        around: &Surroundings,
-        chain: &'static str,
-        (cluster, local): (u32, u32),
-    ) {
-        let (keyed, key) = frontend_key(frontend, port.protocol.number());
-        let (picks, unserved) = match keyed {
-            Keyed::Address => (FRONTENDS, UNSERVED),
-            Keyed::NodePort => (NODE_PORTS, UNSERVED_NODE_PORTS),
-        };
-        let served = !port.endpoints.cluster.is_empty();
-        let chain = match reach {
-            // Clients from outside that get no endpoint do not wait for one.
-            Reach::ExternalLocal if served && port.endpoints.local.is_empty() => {
-                let mut pods = vec![source(A)];
-                pods.extend(in_range(A, &around.cluster_cidr));
-                pods.push(goto(chain));
-                let node = vec![Expression::IsLocal(End::Source, A), goto(chain)];
-                let rules = vec![pods, node, vec![Expression::Verdict(Verdict::Drop)]];
-                let name = format!("{chain}-local");
-                self.chains.entry(name.clone()).or_insert(Chain { hooked: None, rules });
-                name
-            }
-            _ => chain.to_owned(),
-        };
-        // A client that may not connect must not wake.
-        let chain = match port.source_ranges.get(frontend) {
+    /// Says which groups of endpoints the frontend has.
+    fn set_groups(&mut self, entrance: &Entrance<'_>) {
+        let Entrance { keyed, key, reach, cluster, local, .. } = entrance;
+        let id = |id: u32| Some(Data::Value(id.to_ne_bytes().to_vec()));
+        let own = if matches!(reach, Reach::InternalLocal | Reach::ExternalLocal) { local } else { cluster };
+        self.elements.insert((keyed.groups(false), key.clone()), id(*own));
+        if *reach == Reach::ExternalLocal {
+            self.elements.insert((keyed.groups(true), key.clone()), id(*cluster));
+        }
+    }
+
+    /// Sends the frontend's new connections to a chain, if their clients may
+    /// connect.
+    fn lead(&mut self, entrance: &Entrance<'_>, chain: String) {
+        let chain = match entrance.port.source_ranges.get(entrance.frontend) {
             Some(ranges) => self.add_firewall(ranges, &chain),
             None => chain,
         };
-        if served {
-            // A packet that was on its way to an endpoint as the transaction
-            // was made must find the rest of it.
-            let id = |id: u32| Some(Data::Value(id.to_ne_bytes().to_vec()));
-            let own = if matches!(reach, Reach::InternalLocal | Reach::ExternalLocal) { local } else { cluster };
-            self.elements.insert((keyed.groups(false), key.clone()), id(own));
-            if reach == Reach::ExternalLocal {
-                self.elements.insert((keyed.groups(true), key.clone()), id(cluster));
-            }
-        }
-        self.elements.insert((picks, key.clone()), Some(Data::Verdict(Verdict::Goto(chain))));
-        self.elements.insert((unserved, key), Some(Data::Verdict(Verdict::Goto(REJECT.into()))));
+        let map = match entrance.keyed {
+            Keyed::Address => FRONTENDS,
+            Keyed::NodePort => NODE_PORTS,
+        };
+        self.elements.insert((map, entrance.key.clone()), Some(Data::Verdict(Verdict::Goto(chain))));
+    }
+
+    /// What becomes of new connections to the frontend that were not rewritten.
+    fn refuse(&mut self, entrance: &Entrance<'_>, verdict: Verdict) {
+        let map = match entrance.keyed {
+            Keyed::Address => UNSERVED,
+            Keyed::NodePort => UNSERVED_NODE_PORTS,
+        };
+        self.elements.insert((map, entrance.key.clone()), Some(Data::Verdict(verdict)));
     }
 
     /// Clients from outside get endpoints of this node only; pods and the node
     /// itself are not bound by the policy.
-    fn add_local(&mut self, here: &Pick, everywhere: usize, udp: bool, around: &Surroundings) -> String {
+    fn add_local(&mut self, here: &Pick, everywhere: usize, around: &Surroundings) -> String {
         let cluster = |masquerade| Pick {
             cluster_groups: true,
             masquerade,
             endpoints: everywhere,
             keyed: here.keyed,
             affinity: here.affinity,
-            by_flow: udp && everywhere > 1,
+            datagrams: here.datagrams,
         };
         let for_pods = self.add_pick(&cluster(Masquerade::Never), around);
         let for_node = self.add_pick(&cluster(Masquerade::Always), around);
@@ -494,13 +434,7 @@ impl Contribution {
         rules.push(vec![Expression::Verdict(Verdict::Drop)]);
         let mut hasher = DefaultHasher::new();
         (ranges, next).hash(&mut hasher);
-        let hold = match held_by(next) {
-            Some(Hold::Always) => HOLD_ALWAYS,
-            Some(Hold::WhenUnserved) => HOLD_WHEN_UNSERVED,
-            None => "",
-        };
-        let separator = if hold.is_empty() { "" } else { "-" };
-        let name = format!("{hold}{separator}clients-{:016x}", hasher.finish());
+        let name = format!("{}clients-{:016x}", held::prefix(next), hasher.finish());
         self.chains.entry(name.clone()).or_insert(Chain { hooked: None, rules });
         name
     }
@@ -539,11 +473,9 @@ pub(super) fn skeleton(around: &Surroundings) -> RuleSet {
         ("refuse-prerouting", base("filter", Hook::Prerouting, REFUSE_PRIORITY, jump(REFUSE))),
         ("refuse-output", base("filter", Hook::Output, REFUSE_PRIORITY, jump(REFUSE))),
     ];
-    let waiting =
-        around.queue.iter().flat_map(|queue| [HOLD_ALWAYS, HOLD_WHEN_UNSERVED].map(|name| (name, hold(queue))));
     RuleSet {
         sets: sets().into_iter().map(|(name, kind)| (name.into(), Set { kind, elements: BTreeMap::new() })).collect(),
-        chains: chains.into_iter().chain(waiting).map(|(name, chain)| (name.into(), chain)).collect(),
+        chains: chains.into_iter().chain(held::chains(around)).map(|(name, chain)| (name.into(), chain)).collect(),
     }
 }
 
@@ -557,23 +489,6 @@ fn reject() -> Vec<Vec<Expression>> {
         Expression::ResetTcp,
     ];
     vec![tcp, vec![Expression::Reject]]
-}
-
-/// Keeps a packet until its queue's owner decides. One that it has let go, and
-/// that finds itself here again, is left to the rules that refuse; so are those
-/// of a flood.
-fn hold(queue: &HoldQueue) -> Chain {
-    let bit = queue.go_on_mark.to_ne_bytes().to_vec();
-    let let_go = vec![
-        Expression::Meta(Meta::Mark, A),
-        Expression::Bits(A, bit, vec![0; 4]),
-        Expression::NotEqual(A, vec![0; 4]),
-        Expression::Verdict(Verdict::Accept),
-    ];
-    let mut flooded = Keyed::Address.load();
-    flooded.push(Expression::Faster(HOLD_RATES.into(), A, HELD_PER_SECOND, HELD_AT_ONCE));
-    flooded.push(Expression::Verdict(Verdict::Accept));
-    Chain { hooked: None, rules: vec![let_go, flooded, vec![Expression::Queue(queue.queueing)]] }
 }
 
 /// Answers must come back through this node: those of remote endpoints, of an
@@ -624,7 +539,7 @@ fn sets() -> Vec<(&'static str, SetKind)> {
             },
         ),
         (CLUSTER_ADDRESSES, set(types::IPV4_ADDRESS, 4, None)),
-        (HOLD_RATES, SetKind { dynamic: true, timeouts: true, size: HOLD_RATES_LIMIT, ..set(frontend, 12, None) }),
+        (held::RATES, SetKind { dynamic: true, timeouts: true, size: held::RATES_LIMIT, ..set(frontend, 12, None) }),
         (HAIRPINS, set(types::concat(&[types::IPV4_ADDRESS, types::IPV4_ADDRESS]), 8, None)),
     ]
 }
@@ -667,9 +582,7 @@ mod tests {
         let queueing = Queueing { number: 3500, by: QueueBy::Target };
         let mut able =
             skeleton(&Surroundings { queue: Some(HoldQueue { queueing, go_on_mark: 0x0400_0000 }), ..around });
-        for chain in [HOLD_ALWAYS, HOLD_WHEN_UNSERVED] {
-            assert!(able.chains.remove(chain).is_some_and(|chain| chain.hooked.is_none()));
-        }
+        able.chains.retain(|name, chain| held_by(name).is_none() || chain.hooked.is_some());
         assert_eq!(able, skeleton(&around));
     }
 

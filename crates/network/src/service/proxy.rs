@@ -1,15 +1,18 @@
 //! Following Services and EndpointSlices and keeping the kernel's table equal
 //! to the plan. It decides nothing about where a connection goes.
 
-use super::layout::{self, HoldQueue, Surroundings};
+mod holding;
+
+pub(super) use holding::OpenQueue;
+
+use self::holding::{Hands, Transaction};
+use super::layout::{self, Surroundings};
 use super::plan::{self, Frontend, NodeFacts, PlannedService, Target};
 use super::table::{Difference, Table};
 use crate::cidr::Cidr;
-use crate::hold::{Fate, Hold, HoldError, Holder, Holding, Holds, Place};
+use crate::hold::{Hold, HoldError, Holding, Place};
 use crate::netlink::conntrack::{self, Connection};
-use crate::netlink::expression::Queueing;
 use crate::netlink::nftables::{self, Batch, Family, Size};
-use crate::netlink::queue::{self, PacketQueue};
 use crate::netlink::{NetlinkError, Protocol, Socket, namespace};
 use crate::pod::TransportProtocol;
 use api::error::Chain;
@@ -32,9 +35,6 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 /// Changes taken into one transaction at most, so that a flood of changes does
 /// not keep the first one waiting.
 const CHANGES_PER_TRANSACTION: usize = 1000;
-/// Packet queues that are tried, upwards from the configured one, until one is
-/// free: one per cluster on the machine.
-const QUEUE_ATTEMPTS: u16 = 64;
 
 /// What the Services' table is made of.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -156,24 +156,6 @@ impl ServiceProxy {
     }
 }
 
-/// A queue for held packets, and how rules reach it.
-pub(super) struct OpenQueue {
-    queue: PacketQueue,
-    queueing: Queueing,
-}
-
-impl OpenQueue {
-    /// Takes a queue, and finds out how this kernel's rules reach it.
-    pub(super) fn open(config: &ServiceProxyConfig) -> Result<Self, HoldError> {
-        let (mut socket, queue) = namespace::within(config.namespace.as_deref(), || {
-            Ok((Socket::open(Protocol::Netfilter)?, PacketQueue::open(config.first_queue, QUEUE_ATTEMPTS)?))
-        })
-        .map_err(|source| HoldError::Queue { step: "take a packet queue", source })?;
-        let queueing = queue::probe(&mut socket, &format!("{}-probe", config.table), queue.number())?;
-        Ok(Self { queue, queueing })
-    }
-}
-
 /// The sockets of the node's namespace.
 pub(super) struct Kernel {
     table: String,
@@ -258,58 +240,6 @@ impl Kernel {
     }
 }
 
-/// What the loop holds, and for whom.
-struct Hands {
-    holder: Holder,
-    holding: Holding,
-    /// Held by the former run's rules, until it is known what is wanted.
-    former: BTreeMap<Place, Hold>,
-    /// As last taken from the channel.
-    wanted: Option<Arc<Holds>>,
-    /// In the plans.
-    planned: Holds,
-    /// What changed since the last transaction that the kernel took.
-    pending: BTreeMap<Place, Fate>,
-}
-
-impl Hands {
-    fn of(&self, service: &ObjectKey, plan: &PlannedService) -> Option<Hold> {
-        match &self.wanted {
-            Some(wanted) => wanted.get(service).copied(),
-            None => layout::places(plan).find_map(|place| self.former.get(&place).copied()),
-        }
-    }
-
-    /// Takes what is wanted now, and notes the Services for which that is
-    /// something else than the plans have.
-    fn look(&mut self, touched: &mut BTreeSet<ObjectKey>) {
-        let wanted = {
-            let wanted = self.holding.wanted.borrow_and_update();
-            if !wanted.has_changed() && (self.wanted.is_some() || wanted.is_empty()) {
-                return;
-            }
-            wanted.clone()
-        };
-        touched.extend(
-            wanted.iter().filter(|(key, hold)| self.planned.get(key) != Some(hold)).map(|(key, _)| key.clone()),
-        );
-        touched.extend(self.planned.keys().filter(|key| !wanted.contains_key(key)).cloned());
-        self.wanted = Some(wanted);
-        self.former.clear();
-    }
-
-    /// The kernel has taken the plans.
-    fn publish(&self) {
-        self.holding.applied.send_if_modified(|applied| {
-            let changed = **applied != self.planned;
-            if changed {
-                *applied = Arc::new(self.planned.clone());
-            }
-            changed
-        });
-    }
-}
-
 /// The loop's state.
 pub(super) struct Sync {
     node: NodeFacts,
@@ -349,28 +279,19 @@ impl Sync {
     }
 
     /// Starts to hold; comes before the first [`Sync::apply`].
-    pub(super) fn hold(&mut self, OpenQueue { queue, queueing }: OpenQueue, holding: Holding) {
+    pub(super) fn hold(&mut self, queue: OpenQueue, holding: Holding) {
         let former = self.kernel.held().unwrap_or_else(|error| {
             tracing::warn!(err = %Chain(&error), "cannot read which Services were held");
             BTreeMap::new()
         });
-        let holder = match Holder::start(queue, self.go_on_mark, &holding, former.keys().copied()) {
-            Ok(holder) => holder,
-            Err(error) => {
-                tracing::warn!(err = %Chain(&error), "first packets cannot be held");
-                return;
+        match Hands::new(queue, self.go_on_mark, holding, former) {
+            Ok((hands, queue)) => {
+                self.around.queue = Some(queue);
+                self.table = Table::new(self.around);
+                self.hands = Some(hands);
             }
-        };
-        self.around.queue = Some(HoldQueue { queueing, go_on_mark: self.go_on_mark });
-        self.table = Table::new(self.around);
-        self.hands =
-            Some(Hands { holder, holding, former, wanted: None, planned: Holds::new(), pending: BTreeMap::new() });
-    }
-
-    /// How many packets are held.
-    #[cfg(test)]
-    pub(super) fn waiting(&self) -> usize {
-        self.hands.as_ref().map_or(0, |hands| hands.holder.waiting())
+            Err(error) => tracing::warn!(err = %Chain(&error), "first packets cannot be held"),
+        }
     }
 
     /// Notes the Services that are to be held otherwise.
@@ -380,17 +301,18 @@ impl Sync {
         }
     }
 
+    /// How many packets are held.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.hands.as_ref().map_or(0, Hands::waiting)
+    }
+
     /// Comes back when other Services are to be held.
-    async fn wanted(&mut self) {
-        if let Some(hands) = &mut self.hands
-            && hands.holding.wanted.changed().await.is_ok()
-        {
-            // Looked at together with other changes.
-            hands.holding.wanted.mark_changed();
-            return;
+    async fn other_wanted(&mut self) {
+        match &mut self.hands {
+            Some(hands) => hands.change().await,
+            None => std::future::pending().await,
         }
-        // Nobody says so any more.
-        std::future::pending().await
     }
 
     pub(super) async fn run(
@@ -468,7 +390,7 @@ impl Sync {
                 Some(delta) = service_changes.next() => self.note_service(&delta, &mut touched),
                 Some(delta) = slice_changes.next() => self.note_slice(&delta, &mut touched),
                 Some(delta) = node_changes.next() => self.note_node(&delta, &mut touched),
-                () = self.wanted() => {}
+                () = self.other_wanted() => {}
                 () = tokio::time::sleep(retry), if failed => {}
             }
         }
@@ -539,10 +461,7 @@ impl Sync {
             sticky |= old.is_some_and(|old| old.ports.iter().any(|port| port.affinity.is_some()));
             note_datagrams(&mut datagrams, old, plan.as_ref());
             if let Some(hands) = &mut self.hands {
-                match plan.as_ref().and_then(|plan| plan.hold) {
-                    Some(hold) => hands.planned.insert(key.clone(), hold),
-                    None => hands.planned.remove(&key),
-                };
+                hands.plan(&key, plan.as_ref().and_then(|plan| plan.hold));
             }
             match &plan {
                 Some(plan) => self.plans.insert(key.clone(), plan.clone()),
@@ -552,10 +471,9 @@ impl Sync {
         }
         let mut difference = self.table.change(changes);
         if let Some(hands) = &mut self.hands {
-            hands.pending.append(&mut difference.fates);
-            hands.holder.prepare(&hands.pending);
+            hands.before(std::mem::take(&mut difference.fates));
         }
-        let written_anew = !self.applied;
+        let transaction = if self.applied { Transaction::Difference } else { Transaction::WholeTable };
         let failed = |step| move |source| ServiceProxyError::Kernel { step, source };
         let size = if self.applied {
             self.applied = false;
@@ -565,11 +483,7 @@ impl Sync {
         };
         self.applied = true;
         if let Some(hands) = &mut self.hands {
-            if written_anew {
-                hands.holder.clear();
-            }
-            hands.holder.settle(&std::mem::take(&mut hands.pending));
-            hands.publish();
+            hands.after(transaction);
         }
         match self.kernel.flush(&datagrams) {
             Ok(0) => {}

@@ -413,28 +413,36 @@ fn a_client_outside_the_source_ranges_does_not_wake() {
 }
 
 #[test]
-fn what_a_former_run_held_stays_held_through_a_restart() {
-    let (world, former) = asleep(2, HoldLimits::default());
-    former.wanted.send_replace(Arc::default());
-    drop(former.sync);
+fn what_a_former_run_held_stays_held_through_restarts_and_nobody_is_refused() {
+    let (world, mut proxy) = asleep(2, HoldLimits::default());
+    let holds = holds(Some(Hold::WhenUnserved));
     std::thread::scope(|scope| {
-        // Nobody has the queue: dropped, and repeated after a second.
-        let asking = ask(scope, &world.pods[1].0, "10.43.0.10:80");
-        std::thread::sleep(Duration::from_millis(100));
-        assert!(!asking.is_finished());
-        let mut proxy = Proxy::new(&world.node, HoldLimits::default());
-        proxy.service(json!({}), json!({}));
-        let holds = holds(Some(Hold::WhenUnserved));
-        assert_eq!(**proxy.applied.borrow_and_update(), holds);
+        let mut asking = Vec::new();
+        for _restart in 0..2 {
+            // What waits is dropped, and repeated by the clients.
+            asking.push(ask(scope, &world.pods[1].0, "10.43.0.10:80"));
+            proxy.told();
+            drop(proxy.sync);
+            // Nobody has the queue.
+            asking.push(ask(scope, &world.outside, "192.0.2.1:30080"));
+            asking.push(ask(scope, &world.node, "10.43.0.10:80"));
+            proxy = Proxy::new(&world.node, HoldLimits::default());
+            // Nobody has said yet what is wanted.
+            proxy.service(json!({}), json!({}));
+            assert_eq!(**proxy.applied.borrow_and_update(), holds);
+        }
         proxy.told();
+        until_waiting(&proxy, asking.len());
         // That it is wanted changes nothing.
         proxy.wanted.send_replace(Arc::new(holds));
         let mut touched = BTreeSet::new();
         proxy.sync.note_wanted(&mut touched);
         assert_eq!(touched, BTreeSet::new());
         proxy.serve(&[world.pods[0].1]);
-        assert!(asking.join().unwrap().0.unwrap().starts_with("a "));
-        assert_eq!(proxy.counts(), (1, 0));
+        for asking in asking {
+            assert!(asking.join().unwrap().0.unwrap().starts_with("a "));
+        }
+        assert_eq!(proxy.counts(), (6, 0));
     });
 }
 
