@@ -17,10 +17,23 @@
 //! becomes of it, no packet can wait twice, and a bound or a deadline that is
 //! reached is a refusal the client sees at once.
 //!
+//! New connections that come faster than the thread can serve are refused by the
+//! kernel, each frontend by itself, so that a flood at one does not keep the
+//! others from waiting; these are not counted. TCP clients are refused by a
+//! reset, UDP clients by "port unreachable", of which the kernel sends a few to
+//! one host and then one a second.
+//!
 //! Of a connection that repeats its first TCP segment, the newest is kept: the
 //! kernel drops what waits when any program takes a chain away, unseen by us,
 //! and the repetition then takes its place. The deadline stays that of the
 //! first.
+//!
+//! TODO-correctness: datagrams that wait are lost when another program takes a
+//! chain of its own away (the kernel then empties every queue of the network
+//! namespace), until the kernel tells queues and hooks apart.
+//! TODO-coverage: only IPv4, until the Services' rules have IPv6.
+//! TODO-coverage: the kernel's own `queue` expression is used where it is there,
+//! and no test runs it, until tests run on a kernel that has it.
 
 mod holder;
 mod packet;
@@ -40,7 +53,8 @@ use tokio::sync::watch;
 /// How new connections to a Service are treated.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Hold {
-    /// They wait while no endpoint is ready; with an endpoint they pass.
+    /// They wait while no endpoint is ready for their port; with an endpoint
+    /// they pass.
     WhenUnserved,
     /// They wait even if endpoints exist: for the time in which the workload
     /// is taken down. Endpoints that are ending still count as serving under
@@ -52,6 +66,9 @@ pub enum Hold {
 pub type Holds = BTreeMap<ObjectKey, Hold>;
 
 /// What the proxy is to hold, and whom it tells. Only TCP and UDP are held.
+///
+/// The calls come one at a time, in the order of what they report. They must
+/// not wait for the proxy.
 pub struct Holding {
     /// Services to hold; the latest value counts. Until a first value is sent
     /// (or found here, not empty) the Services that a former run held stay
@@ -64,8 +81,8 @@ pub struct Holding {
     /// packets; once until some of them are let go or refused. Microseconds of
     /// work only.
     pub on_held: Arc<dyn Fn(&ObjectKey) + Send + Sync>,
-    /// Called after held packets were let go or refused. Microseconds of work
-    /// only.
+    /// Called after held packets were let go or refused, on the thread that did
+    /// it: the receiving one or one of the proxy's. Microseconds of work only.
     pub on_released: Arc<dyn Fn(&ObjectKey, Released) + Send + Sync>,
     /// Bounds.
     pub limits: HoldLimits,

@@ -34,7 +34,8 @@ pub(crate) struct Holder {
 
 struct Shared {
     /// Held while verdicts are carried out, so that a packet is not let go by
-    /// rules that are being replaced.
+    /// rules that are being replaced, and during the calls, so that they come
+    /// in the order of what they report.
     waiting: Mutex<Waiting>,
     verdicts: Verdicts,
     /// Mark bit of packets that do not wait again.
@@ -62,13 +63,10 @@ impl Shared {
 
     /// Lets packets go that `pick` takes out, and reports them.
     fn release(&self, pick: impl FnOnce(&mut Waiting) -> LetGo) {
-        let reports = {
-            let mut waiting = self.waiting();
-            let gone = pick(&mut waiting);
-            self.let_go(&gone.packets);
-            gone.reports
-        };
-        for (service, released) in reports {
+        let mut waiting = self.waiting();
+        let gone = pick(&mut waiting);
+        self.let_go(&gone.packets);
+        for (service, released) in gone.reports {
             (self.on_released)(&service, released);
         }
     }
@@ -110,8 +108,8 @@ impl Holder {
 
     /// Before a transaction: what will be held once it is made.
     pub(crate) fn prepare(&self, fates: &BTreeMap<Place, Fate>) {
-        let tell = self.shared.waiting().prepare(fates);
-        for service in tell {
+        let mut waiting = self.shared.waiting();
+        for service in waiting.prepare(fates) {
             (self.shared.on_held)(&service);
         }
     }
@@ -237,29 +235,20 @@ impl Receiver {
 }
 
 fn take_in(shared: &Shared, packet: &Queued<'_>) {
-    let tell = {
-        let mut waiting = shared.waiting();
-        let step = Arrival::read(packet).map_or(Step::GoOn, |arrival| waiting.arrive(&arrival, Instant::now()));
-        match step {
-            // The rules sent it here although it carries the mark: they are
-            // not ours.
-            Step::GoOn if packet.mark & shared.mark != 0 => {
-                shared.decide(&[(packet.id, PacketVerdict::Drop)]);
-                None
+    let mut waiting = shared.waiting();
+    let step = Arrival::read(packet).map_or(Step::GoOn, |arrival| waiting.arrive(&arrival, Instant::now()));
+    match step {
+        // The rules sent it here although it carries the mark: they are not
+        // ours.
+        Step::GoOn if packet.mark & shared.mark != 0 => shared.decide(&[(packet.id, PacketVerdict::Drop)]),
+        Step::GoOn => shared.let_go(&[(packet.id, packet.mark)]),
+        Step::Wait { instead_of, tell } => {
+            if let Some(older) = instead_of {
+                shared.decide(&[(older, PacketVerdict::Drop)]);
             }
-            Step::GoOn => {
-                shared.let_go(&[(packet.id, packet.mark)]);
-                None
-            }
-            Step::Wait { instead_of, tell } => {
-                if let Some(older) = instead_of {
-                    shared.decide(&[(older, PacketVerdict::Drop)]);
-                }
-                tell
+            if let Some(service) = tell {
+                (shared.on_held)(&service);
             }
         }
-    };
-    if let Some(service) = tell {
-        (shared.on_held)(&service);
     }
 }

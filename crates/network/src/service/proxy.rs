@@ -521,6 +521,8 @@ fn note_datagrams(datagrams: &mut Datagrams, old: Option<&PlannedService>, new: 
             })
             .collect()
     };
+    // New connections of a held Service went nowhere.
+    let waited = old.is_some_and(|old| old.hold.is_some());
     let (old, new) = (ports(old), ports(new));
     for (frontend, targets) in &old {
         let left = new.get(frontend);
@@ -530,7 +532,7 @@ fn note_datagrams(datagrams: &mut Datagrams, old: Option<&PlannedService>, new: 
     }
     for (frontend, targets) in &new {
         // Until now packets went to the bare address.
-        if !targets.is_empty() && old.get(frontend).is_none_or(BTreeSet::is_empty) {
+        if !waited && !targets.is_empty() && old.get(frontend).is_none_or(BTreeSet::is_empty) {
             datagrams.frontends.insert(*frontend, targets.clone());
         }
     }
