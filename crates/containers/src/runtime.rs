@@ -453,6 +453,8 @@ pub struct ContainerStats {
     pub memory_working_set_bytes: u64,
     /// Anonymous memory, bytes.
     pub memory_rss_bytes: u64,
+    /// Memory that is in swap, bytes.
+    pub swap_bytes: u64,
     /// Cumulative page faults.
     pub page_faults: u64,
     /// Cumulative major page faults.
@@ -525,9 +527,60 @@ pub struct ExecOutput {
     pub exit_code: i32,
 }
 
+/// What [`Runtime::page_out`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PagedOut {
+    /// Processes of the sandbox.
+    pub processes: u32,
+    /// Their memory in RAM before, bytes; a page of several processes counts
+    /// in equal parts.
+    pub resident_before_bytes: u64,
+    /// And after. What is left is mostly program text, which the kernel drops
+    /// by itself, and pages that processes share after a fork.
+    pub resident_after_bytes: u64,
+    /// Bytes of pages that the kernel was asked to page out.
+    pub pushed_bytes: u64,
+    /// Their memory in swap now, bytes.
+    pub swapped_bytes: u64,
+    /// Bytes by which the runtime's own swap in memory grew meanwhile; `None`
+    /// when swap is the machine's. What was freed is `resident_before_bytes`
+    /// minus `resident_after_bytes` minus this.
+    pub held_in_bytes: Option<u64>,
+    /// How it ended.
+    pub end: PageOutEnd,
+}
+
+/// How [`Runtime::page_out`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageOutEnd {
+    /// All that can be paged out was.
+    Complete,
+    /// The sandbox was woken; some of it may be paged out.
+    Woken,
+    /// Swap is full, or was before; some of it may be paged out.
+    SwapFull,
+}
+
+/// What [`Runtime::record_working_set`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkingSetSize {
+    /// Bytes that a wake will bring back first; 0 when none are kept.
+    pub bytes: u64,
+    /// Runs of pages that they are in.
+    pub ranges: usize,
+}
+
 /// Why the runtime refused.
 #[derive(thiserror::Error, Debug)]
 pub enum RuntimeError {
+    /// The machine or the runtime does not have this.
+    #[error("{what} is not offered: {reason}")]
+    NotOffered {
+        /// What was asked for.
+        what: &'static str,
+        /// Why it is not there, and how to get it where that is known.
+        reason: String,
+    },
     /// No such sandbox, container or image.
     #[error("{what} {id:?} not found")]
     NotFound {
@@ -695,6 +748,32 @@ pub trait Runtime: Send + Sync + 'static {
     /// Lets them run again. Synchronous and short, so that the wake path can
     /// call it without a task switch.
     fn thaw(&self, id: &SandboxId) -> Result<(), RuntimeError>;
+
+    /// Whether memory of frozen sandboxes can be paged out; else the reason.
+    fn paging(&self) -> Result<(), String> {
+        Err("paged out is not offered: this runtime has no such thing".to_owned())
+    }
+    /// Moves the memory of a frozen sandbox to swap. A thaw meanwhile takes no
+    /// longer than without it and ends it.
+    async fn page_out(&self, id: &SandboxId) -> Result<PagedOut, RuntimeError> {
+        let reason = format!("this runtime cannot do it for sandbox {}", id.0);
+        Err(RuntimeError::NotOffered { what: "paging out", reason })
+    }
+    /// Remembers which pages the sandbox used since it was paged out and woken;
+    /// to be called once it has answered. Does nothing when it was not paged
+    /// out whole.
+    async fn record_working_set(&self, id: &SandboxId) -> Result<WorkingSetSize, RuntimeError> {
+        let reason = format!("this runtime cannot do it for sandbox {}", id.0);
+        Err(RuntimeError::NotOffered { what: "recording a working set", reason })
+    }
+    /// Maps the remembered pages again; to be called just before
+    /// [`Runtime::thaw`]. Blocking: nothing for a sandbox that is not paged
+    /// out or has no working set, else about 2 ms per MB, 32 MB at most.
+    /// Returns the bytes brought back. A failure is no reason not to thaw.
+    fn bring_back(&self, id: &SandboxId) -> Result<u64, RuntimeError> {
+        let reason = format!("this runtime cannot do it for sandbox {}", id.0);
+        Err(RuntimeError::NotOffered { what: "bringing pages back", reason })
+    }
 
     /// Runs a command to its end.
     async fn exec_sync(
