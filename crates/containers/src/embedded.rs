@@ -28,10 +28,11 @@ pub use self::zygote::ShimCommand;
 use self::zygote::Zygote;
 use crate::cgroup::Cgroups;
 use crate::image::store::ImageStore;
+use crate::runtime::paging::{PagedOut, WorkingSetSize};
 use crate::runtime::{
     ContainerConfig, ContainerId, ContainerStats, ContainerStatus, Duplex, ExecOutput, ExecRequest, FilesystemUsage,
-    Image, ImageError, PagedOut, RegistryAuth, Resources, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind,
-    SandboxConfig, SandboxId, SandboxNetwork, SandboxStatus, Session, WorkingSetSize,
+    Image, ImageError, RegistryAuth, Resources, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind, SandboxConfig,
+    SandboxId, SandboxNetwork, SandboxStatus, Session,
 };
 
 /// Events kept for a receiver that lags.

@@ -3,6 +3,8 @@
 //! The node agent drives pods through this trait alone. The embedded runtime
 //! implements it here; a CRI socket can take its place.
 
+pub mod paging;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,6 +13,8 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
+
+use self::paging::{PagedOut, WorkingSetSize};
 
 /// Names one sandbox; 64 lower-case hex digits, chosen by the runtime.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -525,49 +529,6 @@ pub struct ExecOutput {
     pub stderr: Vec<u8>,
     /// Exit code.
     pub exit_code: i32,
-}
-
-/// What [`Runtime::page_out`] did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PagedOut {
-    /// Processes of the sandbox.
-    pub processes: u32,
-    /// Their memory in RAM before, bytes; a page of several processes counts
-    /// in equal parts.
-    pub resident_before_bytes: u64,
-    /// And after. What is left is mostly program text, which the kernel drops
-    /// by itself, and pages that processes share after a fork.
-    pub resident_after_bytes: u64,
-    /// Bytes of pages that the kernel was asked to page out.
-    pub pushed_bytes: u64,
-    /// Their memory in swap now, bytes.
-    pub swapped_bytes: u64,
-    /// Bytes by which the runtime's own swap in memory grew meanwhile; `None`
-    /// when swap is the machine's. What was freed is `resident_before_bytes`
-    /// minus `resident_after_bytes` minus this.
-    pub held_in_bytes: Option<u64>,
-    /// How it ended.
-    pub end: PageOutEnd,
-}
-
-/// How [`Runtime::page_out`] ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PageOutEnd {
-    /// All that can be paged out was.
-    Complete,
-    /// The sandbox was woken; some of it may be paged out.
-    Woken,
-    /// Swap is full, or was before; some of it may be paged out.
-    SwapFull,
-}
-
-/// What [`Runtime::record_working_set`] found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WorkingSetSize {
-    /// Bytes that a wake will bring back first; 0 when none are kept.
-    pub bytes: u64,
-    /// Runs of pages that they are in.
-    pub ranges: usize,
 }
 
 /// Why the runtime refused.

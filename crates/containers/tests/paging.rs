@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use app::App;
-use containers::runtime::{ContainerState, PageOutEnd, Runtime as _, RuntimeError};
+use containers::runtime::paging::PageOutEnd;
+use containers::runtime::{ContainerState, Runtime as _, RuntimeError};
 use containers::swap::SwapConfig;
 use machine::Machine;
 

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use super::sandboxes::Sandbox;
 use super::{EmbeddedRuntime, Inner, blocking, io_error, lock};
 use crate::paging::{self, Usage, WorkingSet};
-use crate::runtime::{PageOutEnd, PagedOut, RuntimeError, WorkingSetSize};
+use crate::runtime::RuntimeError;
+use crate::runtime::paging::{PageOutEnd, PagedOut, WorkingSetSize};
 use crate::swap::{NotOffered, Offered, Swap, SwapConfig};
 
 /// Records our swap device in the state directory.
