@@ -32,6 +32,28 @@ pub(crate) struct WaitReason {
     pub(crate) message: String,
 }
 
+impl WaitReason {
+    /// True while an image cannot be had: the two take turns.
+    fn is_pull(&self) -> bool {
+        matches!(self.reason.as_str(), "ErrImagePull" | "ImagePullBackOff")
+    }
+
+    /// Whether this failure is shown when it happens, `before` being the one
+    /// that is shown. Others are shown with the next look at the pod, so that
+    /// what they would hide stays in sight: the end of the run that a restart
+    /// waits for, and the one of two reasons of a pull until the other is over.
+    pub(crate) fn shows_at_once(&self, before: Option<&WaitReason>) -> bool {
+        let Some(before) = before else { return self.reason != "CrashLoopBackOff" };
+        self != before && self.reason != "CrashLoopBackOff" && !(self.is_pull() && before.is_pull())
+    }
+
+    /// Whether another look is taken at once: a first failed pull is shown and
+    /// then waits, as later ones do.
+    pub(crate) fn looks_again(&self, before: Option<&WaitReason>) -> bool {
+        self.reason == "ErrImagePull" && !before.is_some_and(WaitReason::is_pull)
+    }
+}
+
 /// Last failed starts, by container name.
 pub(crate) type Reasons = HashMap<String, WaitReason>;
 

@@ -435,16 +435,14 @@ impl Worker {
         if let Some(volumes) = done.volumes {
             self.volumes = volumes;
         }
-        let mut pull_failed = false;
+        let mut look_again = false;
         let mut news = false;
         for (name, reason) in done.reasons {
             let old = self.reasons.get(&name);
             match reason {
                 Some(reason) => {
-                    // That a restart waits is shown with the next look at the pod, so that
-                    // the end of the last run stays in sight; every other reason at once.
-                    news |= reason.reason != "CrashLoopBackOff" && old != Some(&reason);
-                    pull_failed |= reason.reason == "ErrImagePull";
+                    news |= reason.shows_at_once(old);
+                    look_again |= reason.looks_again(old);
                     self.reasons.insert(name, reason);
                 }
                 None => {
@@ -471,7 +469,7 @@ impl Worker {
             self.dirty = true;
             return;
         }
-        if done.changed || pull_failed {
+        if done.changed || look_again {
             self.after_write = news;
             self.dirty = true;
         } else if news {
