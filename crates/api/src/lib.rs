@@ -9,6 +9,7 @@ pub mod amounts;
 pub mod error;
 pub mod gvk;
 pub mod names;
+pub mod node_selector;
 pub mod quantity;
 pub mod quota;
 pub mod schema;

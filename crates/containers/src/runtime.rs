@@ -65,6 +65,10 @@ pub struct SandboxConfig {
     pub annotations: BTreeMap<String, String>,
     /// Supplemental data for `/etc/hosts`: address and names, in order.
     pub hosts: Vec<(IpAddr, Vec<String>)>,
+    /// Which runtime is to run it; empty for the default. Names that are not
+    /// known are [`RuntimeError::Invalid`].
+    #[serde(default)]
+    pub handler: String,
 }
 
 /// Who a sandbox belongs to.

@@ -34,6 +34,7 @@ mod observe;
 mod plan;
 mod probe;
 mod references;
+mod resize;
 mod resolv;
 mod resources;
 mod security;

@@ -19,6 +19,7 @@ use api::types::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::observe::Observation;
 use crate::probe::ProbeResults;
+use crate::resize::Allotment;
 use crate::spec;
 
 pub(crate) use merge::{settle, terminate, without_early_end};
@@ -84,6 +85,10 @@ pub(crate) struct Input<'a> {
     pub(crate) terminal: bool,
     /// Set when the agent ends the pod.
     pub(crate) ended: Option<&'a EndedByAgent>,
+    /// Resources that are in force.
+    pub(crate) actual: &'a Allotment,
+    /// Conditions that tell of a resize.
+    pub(crate) resize: Vec<core::PodCondition>,
     /// Addresses of the machine, the primary first.
     pub(crate) host_ips: &'a [IpAddr],
     /// Prefix of container ids.
@@ -101,7 +106,7 @@ pub(crate) fn generate(input: &Input<'_>) -> core::PodStatus {
     status.container_statuses = non_empty(containers::main(input, restarting));
     status.init_container_statuses = non_empty(containers::init(input, restarting));
     status.ephemeral_container_statuses = non_empty(containers::ephemeral(input, restarting));
-    let (pod_resources, allocated) = resources::of_pod(pod);
+    let (pod_resources, allocated) = resources::of_pod(input);
     status.resources = pod_resources;
     status.allocated_resources = allocated;
 

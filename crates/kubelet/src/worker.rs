@@ -2,8 +2,10 @@
 //! [`crate::plan`] and [`crate::status`], and has steps carried out by
 //! [`steps`]. It owns everything of its pod; nobody else acts on it.
 
+mod actuate;
 mod container;
 mod ending;
+mod resize;
 mod rung;
 mod steps;
 mod storage;
@@ -69,6 +71,10 @@ struct JobDone {
     retry_at: Option<SystemTime>,
     /// Something failed that has no time of its own for a retry.
     failed: bool,
+    /// Resources that containers have now, by name.
+    actual: Vec<(String, Option<core::ResourceRequirements>)>,
+    /// Limits were to be changed in place.
+    resized: Option<Result<(), String>>,
     /// The job was the end of the pod's containers.
     ended: Option<Result<(), RuntimeError>>,
 }
@@ -113,6 +119,7 @@ pub(crate) struct Worker {
     after_write: bool,
     retries: u32,
     storage: storage::Storage,
+    resizing: resize::Resizing,
     rung: Option<rung::Rung>,
     rung_write: Option<BoxFuture<'static, ()>>,
 }
@@ -124,6 +131,9 @@ impl Worker {
         let uid = spec::uid(&pod).to_owned();
         let own = annotated(&pod, &seen_at);
         let status = spec::status(&pod).clone();
+        let resizing = resize::Resizing::new(&context.config.root_dir, &own, !ids.sandboxes.is_empty());
+        let own = Arc::new(resizing.record.allotted.apply((*own).clone()));
+        context.pods.update(&uid, own.clone());
         Self {
             writes: writes::Writes::new(&pod),
             context,
@@ -152,6 +162,7 @@ impl Worker {
             after_write: false,
             retries: 0,
             storage: storage::Storage::default(),
+            resizing,
             rung: None,
             rung_write: None,
         }
@@ -162,6 +173,7 @@ impl Worker {
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         self.context.references.register(&self.pod);
         self.observe().await;
+        self.try_resize();
         self.prober.adopt(&self.observed, &self.status, &self.context.runtime_name);
         loop {
             self.step().await;
@@ -218,6 +230,7 @@ impl Worker {
             return;
         }
         self.prober.sync(&self.pod, &self.observed);
+        self.follow_resize();
         let status = self.generate(false);
         let phase = status.phase.clone().unwrap_or_default();
         let terminal = status::is_terminal(&phase);
@@ -239,6 +252,7 @@ impl Worker {
             observed: &self.observed,
             probes: self.prober.results(),
             backoffs: &self.backoffs,
+            actual: &self.resizing.record.actual,
             restart_all,
             now: SystemTime::now(),
         });
@@ -255,12 +269,14 @@ impl Worker {
     }
 
     fn start_job(&mut self, actions: Vec<Action>) {
+        self.save_record();
         let job = steps::Job {
             context: self.context.clone(),
             pod: self.pod.clone(),
             actions,
             observed: self.observed.clone(),
             volumes: self.volumes.clone(),
+            actual: self.resizing.record.actual.clone(),
             cancel: self.cancel.clone(),
             progress: self.progress.0.clone(),
         };
@@ -299,6 +315,8 @@ impl Worker {
             probes: self.prober.results(),
             terminal,
             ended: self.ended.as_ref(),
+            actual: &self.resizing.record.actual,
+            resize: if terminal { Vec::new() } else { self.resizing.conditions() },
             host_ips: self.context.host_ips(),
             runtime_name: &self.context.runtime_name,
         })
@@ -307,10 +325,15 @@ impl Worker {
     fn set_status(&mut self, status: core::PodStatus) {
         let status = status::settle(&self.status, status, SystemTime::now());
         if status != self.status {
+            let ended = |status: &core::PodStatus| status::is_terminal(status.phase.as_deref().unwrap_or_default());
+            let ends = ended(&status) && !ended(&self.status);
             self.status = status;
             let mut pod = (*self.pod).clone();
             pod.status = Some(self.status.clone());
             self.context.pods.update(&self.uid, Arc::new(pod));
+            if ends {
+                self.context.pods.room();
+            }
         }
     }
 
@@ -375,10 +398,13 @@ impl Worker {
         if mail.sleep {
             self.rung_changed();
         }
+        if mail.room {
+            self.try_resize();
+        }
     }
 
     fn object(&mut self, pod: Arc<core::Pod>) {
-        let new = annotated(&pod, &self.seen_at);
+        let new = self.take_object(&pod);
         let meta = |p: &core::Pod| (p.metadata.labels.clone(), p.metadata.annotations.clone());
         if meta(&new) != meta(&self.pod) {
             self.volumes_stale = true;
@@ -398,6 +424,7 @@ impl Worker {
             || meta(&new) != meta(&self.pod)
             || self.stage == Stage::Ended;
         self.pod = new;
+        self.try_resize();
         if shorter && self.stage == Stage::Ending {
             // Begin again with less time.
             self.job = None;
@@ -449,6 +476,9 @@ impl Worker {
                     self.reasons.remove(&name);
                 }
             }
+        }
+        if !done.actual.is_empty() || done.resized.is_some() {
+            self.resized(done.actual, done.resized);
         }
         if let Some(result) = done.ended {
             self.containers_ended(result);

@@ -33,9 +33,10 @@ pub(crate) struct Arguments {
     /// podtrace: recordings that run at the same time.
     #[arg(long, default_value_t = 12)]
     jobs: u32,
-    /// Set by the ring when it starts itself in a network of its own.
+    /// Set by the ring when it starts itself with a network and mounts of its
+    /// own: the folder for everything that it makes.
     #[arg(long, hide = true)]
-    inside: bool,
+    inside: Option<PathBuf>,
 }
 
 /// Starts a throw-away cluster, runs the ring and prints its result.

@@ -338,6 +338,9 @@ fn check(config: &SandboxConfig) -> Result<(), RuntimeError> {
     if config.cgroup_parent.split('/').any(|part| part == "..") {
         return Err(invalid("cgroup_parent", format!("{:?} leads out of the hierarchy", config.cgroup_parent)));
     }
+    if !config.handler.is_empty() && !super::HANDLERS.contains(&config.handler.as_str()) {
+        return Err(invalid("handler", format!("no runtime for {:?} is configured", config.handler)));
+    }
     Ok(())
 }
 

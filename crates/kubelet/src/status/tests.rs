@@ -34,6 +34,8 @@ impl<'a> Case<'a> {
             probes: &self.probes,
             terminal: self.terminal,
             ended: None,
+            actual: &Allotment::of(self.pod),
+            resize: Vec::new(),
             host_ips: &["192.0.2.9".parse().expect("an address")],
             runtime_name: "darter",
         })

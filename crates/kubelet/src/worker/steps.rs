@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use api::types::api::core::v1 as core;
+use api::types::api::node::v1 as node;
+use client::ClientError;
 use containers::runtime::{RuntimeError, SandboxConfig, SandboxId, SandboxMetadata};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +20,7 @@ use crate::kill::Killer;
 use crate::labels;
 use crate::observe::Observation;
 use crate::plan::{Action, KillReason};
+use crate::resize::Allotment;
 use crate::resolv;
 use crate::resources;
 use crate::security;
@@ -32,6 +35,8 @@ pub(super) struct Job {
     pub(super) actions: Vec<Action>,
     pub(super) observed: Observation,
     pub(super) volumes: MountedVolumes,
+    /// Resources that are in force.
+    pub(super) actual: Allotment,
     pub(super) cancel: CancellationToken,
     pub(super) progress: mpsc::Sender<Progress>,
 }
@@ -43,6 +48,12 @@ enum SandboxError {
     Hostname(#[from] hostname::HostnameError),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    #[error("failed to get RuntimeClass {name}")]
+    Class {
+        name: String,
+        #[source]
+        source: ClientError,
+    },
     #[error("{step}: {source}")]
     Io {
         step: String,
@@ -188,6 +199,13 @@ impl Job {
                     }
                     Ok(())
                 }
+                Action::Resize { containers } => {
+                    let outcome = self.resize(&containers, done).await;
+                    done.failed |= outcome.is_err();
+                    done.changed |= outcome.is_ok();
+                    done.resized = Some(outcome);
+                    Ok(())
+                }
                 Action::Start { role, index, last_finished } => {
                     let Some(sandbox) = &sandbox else { return };
                     if keyring.is_none() {
@@ -270,6 +288,9 @@ impl Job {
         match result {
             Ok(()) => {
                 done.reasons.push((container.name.clone(), None));
+                if role == Role::Main || spec::is_sidecar(&container) {
+                    done.actual.push((container.name.clone(), container.resources.clone()));
+                }
                 true
             }
             Err(why) => {
@@ -302,11 +323,22 @@ impl Job {
     }
 
     async fn create_sandbox(&self, attempt: u32) -> Result<SandboxId, SandboxError> {
-        let config = self.sandbox_config(attempt)?;
+        let mut config = self.sandbox_config(attempt)?;
+        config.handler = self.handler().await?;
         let dir = &config.log_directory;
         std::fs::create_dir_all(dir)
             .map_err(|source| SandboxError::Io { step: format!("making {}", dir.display()), source })?;
         Ok(self.context.runtime.run_sandbox(config).await?)
+    }
+
+    /// The runtime that the pod's class names.
+    async fn handler(&self) -> Result<String, SandboxError> {
+        let Some(name) = spec::spec(&self.pod).runtime_class_name.as_deref().filter(|name| !name.is_empty()) else {
+            return Ok(String::new());
+        };
+        let classes = self.context.client.all::<node::RuntimeClass>();
+        let class = classes.get(name).await;
+        class.map(|class| class.handler).map_err(|source| SandboxError::Class { name: name.to_owned(), source })
     }
 
     fn sandbox_config(&self, attempt: u32) -> Result<SandboxConfig, SandboxError> {
@@ -340,6 +372,7 @@ impl Job {
             labels: labels::sandbox(pod),
             annotations: pod.metadata.annotations.clone().unwrap_or_default(),
             hosts: Vec::new(),
+            handler: String::new(),
         })
     }
 }

@@ -50,19 +50,21 @@ const MACHINE_FACTS: [(&str, &str, &str); 1] = [(
     "the recorded cluster published no certificate in kube-root-ca.crt",
 )];
 
-/// Runs the areas in a network and under a host name of its own, so that the
-/// result does not depend on the machine's addresses and nothing outside is
-/// touched. Needs root.
+/// Runs the areas in a network, with mounts and under a host name of its own,
+/// so that the result depends neither on the machine's addresses nor on how
+/// full its disk is, and nothing outside is touched. Needs root.
 pub(super) fn run(arguments: &Arguments, shared: &Path, binary: &Path) -> Result<(), Failure> {
-    if arguments.inside {
+    if let Some(folder) = &arguments.inside {
+        run_command(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(folder))?;
         make_network()?;
         return run_inside(arguments, shared, binary);
     }
+    let folder = tempfile::tempdir().map_err(|source| Failure::File { path: std::env::temp_dir(), source })?;
     let own =
         std::env::current_exe().map_err(|source| Failure::File { path: PathBuf::from("/proc/self/exe"), source })?;
     let mut command = Command::new("unshare");
-    command.args(["--net", "--uts"]).arg(own).args(std::env::args_os().skip(1)).arg("--inside");
-    run_command(&mut command)
+    command.args(["--net", "--uts", "--mount"]).arg(own).args(std::env::args_os().skip(1));
+    run_command(command.arg("--inside").arg(folder.path()).env("TMPDIR", folder.path()))
 }
 
 fn make_network() -> Result<(), Failure> {
