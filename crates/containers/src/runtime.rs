@@ -69,6 +69,20 @@ pub struct SandboxConfig {
     /// known are [`RuntimeError::Invalid`].
     #[serde(default)]
     pub handler: String,
+    /// A user namespace of its own: whom of the machine its users and groups
+    /// stand for. `None` for the machine's.
+    #[serde(default)]
+    pub users: Option<IdRange>,
+}
+
+/// Users and groups of the machine, one after the other, that stand for those
+/// from 0 on inside a user namespace. Users and groups have the same range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The one that 0 inside stands for.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
 }
 
 /// Who a sandbox belongs to.
@@ -319,6 +333,8 @@ pub struct SandboxStatus {
     pub netns: Option<PathBuf>,
     /// True while its processes are frozen.
     pub frozen: bool,
+    /// As configured.
+    pub users: Option<IdRange>,
 }
 
 /// Where a container is in its life.

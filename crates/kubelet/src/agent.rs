@@ -30,6 +30,7 @@ use crate::resources::{self, QosClass};
 use crate::sleep::Sleep;
 use crate::spec;
 use crate::tokens::Tokens;
+use crate::users::UserRanges;
 use crate::worker::{Ids, Worker};
 
 /// Why the agent could not start.
@@ -91,6 +92,7 @@ impl Kubelet {
             references: References::new(client.clone(), tasks.clone(), shutdown.clone(), on_change),
             tokens: Tokens::new(client.clone()),
             puller: Puller::new(runtime.clone(), events.clone(), config.parallel_pulls),
+            users: UserRanges::default(),
             runtime_name: runtime.version().0,
             memory_bytes: machine::memory_bytes(),
             allocatable: RwLock::new(machine::allocatable_milli(&config)),
@@ -181,6 +183,9 @@ async fn left_by_former_run(context: &Context) -> Result<HashMap<String, Ids>, S
     let mut owners = HashMap::new();
     let mut left: HashMap<String, Ids> = HashMap::new();
     for sandbox in sandboxes {
+        if let Some(range) = sandbox.users {
+            context.users.adopt(range);
+        }
         let uid = labels::sandbox_pod_uid(&sandbox).to_owned();
         owners.insert(sandbox.id.clone(), uid.clone());
         left.entry(uid).or_default().sandboxes.push(sandbox.id);
@@ -320,8 +325,12 @@ impl Newcomer {
 /// A pod that the API does not know any more: end it and remove its traces.
 async fn remove_orphan(context: Arc<Context>, uid: String, ids: Ids) {
     for id in &ids.sandboxes {
+        let range = context.runtime.sandbox(id).await.ok().and_then(|sandbox| sandbox.users);
         let stopped = context.runtime.stop_sandbox(id).await;
         let removed = context.runtime.remove_sandbox(id).await;
+        if let (Some(range), Ok(())) = (range, &removed) {
+            context.users.give_back(range);
+        }
         for err in [stopped, removed].into_iter().filter_map(Result::err) {
             tracing::warn!(uid = %uid, err = %api::error::Chain(&err), "sandbox of a pod that is gone could not be removed");
         }

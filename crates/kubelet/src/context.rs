@@ -17,6 +17,7 @@ use crate::mailbox::{Mailbox, PodEvent};
 use crate::references::References;
 use crate::sleep::{Sleep, Sleeper};
 use crate::tokens::Tokens;
+use crate::users::UserRanges;
 
 /// Most pods that are being started or stopped at one time. Each step mostly
 /// waits for the kernel; more at once only makes each slower.
@@ -33,6 +34,7 @@ pub(crate) struct Context {
     pub(crate) references: References,
     pub(crate) tokens: Tokens,
     pub(crate) puller: Puller,
+    pub(crate) users: UserRanges,
     pub(crate) services: Informer<core::Service>,
     /// This node's own object alone.
     pub(crate) node: Informer<core::Node>,

@@ -41,5 +41,6 @@ mod security;
 mod spec;
 mod status;
 mod tokens;
+mod users;
 mod volume;
 mod worker;

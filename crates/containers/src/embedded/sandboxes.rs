@@ -53,6 +53,7 @@ impl Sandbox {
             annotations: record.config.annotations,
             netns: (own_network && ready).then(|| netns(record.pid)),
             frozen: self.frozen.load(Ordering::Acquire),
+            users: record.config.users,
         }
     }
 
@@ -204,6 +205,7 @@ impl Inner {
             hostname: if config.network == NamespaceMode::Node { String::new() } else { hostname },
             sysctls: config.sysctls.clone(),
             shm_bytes: SHM_BYTES,
+            users: config.users,
         };
         self.zygote.spawn(&request, &socket).map_err(io_error("ask for a shim"))?;
         Ok(made_cgroup)

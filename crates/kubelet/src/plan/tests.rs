@@ -32,6 +32,7 @@ pub(crate) fn sandbox(ready: bool) -> SandboxStatus {
         annotations: Default::default(),
         netns: None,
         frozen: false,
+        users: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 use containers::runtime::Resources;
 
-use super::JobDone;
+use super::job::JobDone;
 use super::steps::Job;
 use crate::plan::Resized;
 use crate::resize::Amounts;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use api::types::api::core::v1 as core;
 
-use super::{Stage, Worker, annotated};
+use super::incoming::annotated;
+use super::{Stage, Worker};
 use crate::admission;
 use crate::resize::{self, Record};
 use crate::spec;
