@@ -35,6 +35,12 @@ use crate::runtime::{
     SandboxConfig, SandboxId, SandboxNetwork, SandboxStatus, Session,
 };
 
+/// What the runtime calls itself.
+const NAME: &str = "darter";
+/// Handlers by which sandboxes may ask for it: its own name, and those that
+/// the plain runtime has with other engines, so that classes made for them hold.
+const HANDLERS: [&str; 3] = [NAME, "runc", "crun"];
+
 /// Events kept for a receiver that lags.
 const EVENT_QUEUE: usize = 4096;
 
@@ -237,7 +243,7 @@ impl Inner {
 #[async_trait::async_trait]
 impl Runtime for EmbeddedRuntime {
     fn version(&self) -> (String, String) {
-        ("darter".to_owned(), env!("CARGO_PKG_VERSION").to_owned())
+        (NAME.to_owned(), env!("CARGO_PKG_VERSION").to_owned())
     }
 
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxId, RuntimeError> {

@@ -69,6 +69,24 @@ pub struct SandboxConfig {
     pub annotations: BTreeMap<String, String>,
     /// Supplemental data for `/etc/hosts`: address and names, in order.
     pub hosts: Vec<(IpAddr, Vec<String>)>,
+    /// Which runtime is to run it; empty for the default. Names that are not
+    /// known are [`RuntimeError::Invalid`].
+    #[serde(default)]
+    pub handler: String,
+    /// A user namespace of its own: whom of the machine its users and groups
+    /// stand for. `None` for the machine's.
+    #[serde(default)]
+    pub users: Option<IdRange>,
+}
+
+/// Users and groups of the machine, one after the other, that stand for those
+/// from 0 on inside a user namespace. Users and groups have the same range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The one that 0 inside stands for.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
 }
 
 /// Who a sandbox belongs to.
@@ -319,6 +337,8 @@ pub struct SandboxStatus {
     pub netns: Option<PathBuf>,
     /// True while its processes are frozen.
     pub frozen: bool,
+    /// As configured.
+    pub users: Option<IdRange>,
 }
 
 /// Where a container is in its life.

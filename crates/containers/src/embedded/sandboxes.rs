@@ -59,6 +59,7 @@ impl Sandbox {
             annotations: record.config.annotations,
             netns: (own_network && ready).then(|| netns(record.pid)),
             frozen: self.frozen.load(Ordering::Acquire),
+            users: record.config.users,
         }
     }
 
@@ -221,6 +222,7 @@ impl Inner {
             hostname: if config.network == NamespaceMode::Node { String::new() } else { hostname },
             sysctls: config.sysctls.clone(),
             shm_bytes: SHM_BYTES,
+            users: config.users,
         };
         self.zygote.spawn(&request, &socket).map_err(io_error("ask for a shim"))?;
         Ok(made_cgroup)
@@ -369,6 +371,9 @@ fn check(config: &SandboxConfig) -> Result<(), RuntimeError> {
     }
     if config.cgroup_parent.split('/').any(|part| part == "..") {
         return Err(invalid("cgroup_parent", format!("{:?} leads out of the hierarchy", config.cgroup_parent)));
+    }
+    if !config.handler.is_empty() && !super::HANDLERS.contains(&config.handler.as_str()) {
+        return Err(invalid("handler", format!("no runtime for {:?} is configured", config.handler)));
     }
     Ok(())
 }
