@@ -5,10 +5,12 @@
 //! stored, served or acted on. Built-in kinds as Rust types are k8s-openapi's,
 //! re-exported as [`types`]; the API server works on untyped trees and schemas.
 
+pub mod amounts;
 pub mod error;
 pub mod gvk;
 pub mod names;
 pub mod quantity;
+pub mod quota;
 pub mod schema;
 pub mod selector;
 pub mod status;

@@ -1,8 +1,8 @@
 //! Times as Kubernetes writes them: RFC 3339 in UTC, whole seconds or whole
-//! microseconds. Reads no clock but in [`now`].
+//! microseconds; and durations. Reads no clock but in [`now`].
 
-use jiff::Timestamp;
 use jiff::tz::Offset;
+use jiff::{SignedDuration, Timestamp};
 
 /// A text that is no RFC 3339 time, in the words of Go's `time.Parse`.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -41,6 +41,40 @@ fn render(time: Timestamp, micro: bool) -> String {
     }
     out.push('Z');
     out
+}
+
+/// A duration as `metav1.Duration` writes it: `1h0m5s`, `15.25s`, `80ms`, `0s`.
+pub fn format_duration(duration: SignedDuration) -> String {
+    let sign = if duration.is_negative() { "-" } else { "" };
+    let total = duration.unsigned_abs();
+    let (seconds, nanos) = (total.as_secs(), total.subsec_nanos());
+    if seconds == 0 {
+        let (unit, scale) = match nanos {
+            0 => return "0s".to_owned(),
+            1..1_000 => ("ns", 1),
+            1_000..1_000_000 => ("\u{b5}s", 1_000),
+            _ => ("ms", 1_000_000),
+        };
+        return format!("{sign}{}{unit}", decimal(nanos.into(), scale));
+    }
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    let rest = decimal(seconds % 60 * 1_000_000_000 + u64::from(nanos), 1_000_000_000);
+    match (hours, minutes) {
+        (0, 0) => format!("{sign}{rest}s"),
+        (0, _) => format!("{sign}{minutes}m{rest}s"),
+        _ => format!("{sign}{hours}h{minutes}m{rest}s"),
+    }
+}
+
+/// `value / scale` without trailing zeros; `scale` is a power of ten.
+fn decimal(value: u64, scale: u64) -> String {
+    let (whole, part) = (value / scale, value % scale);
+    if part == 0 {
+        return whole.to_string();
+    }
+    let digits = scale.ilog10() as usize;
+    let text = format!("{whole}.{part:0digits$}");
+    text.trim_end_matches('0').to_owned()
 }
 
 /// Reads RFC 3339 with any offset and any fraction.
@@ -111,6 +145,17 @@ mod tests {
         assert_eq!(format(time), "2026-01-02T02:04:05Z");
         assert_eq!(format_micro(time), "2026-01-02T02:04:05.678901Z");
         assert_eq!(parse("0001-01-01T00:00:00Z").map(format).unwrap(), "0001-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn durations_are_written_as_go_does() {
+        let words = |nanos: i128| format_duration(SignedDuration::from_nanos_i128(nanos));
+        assert_eq!(words(0), "0s");
+        assert_eq!(words(1_500), "1.5\u{b5}s");
+        assert_eq!(words(80_000_000), "80ms");
+        assert_eq!(words(15_250_000_000), "15.25s");
+        assert_eq!(words(3_605_000_000_000), "1h0m5s");
+        assert_eq!(words(-60_000_000_001), "-1m0.000000001s");
     }
 
     #[test]

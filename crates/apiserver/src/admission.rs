@@ -7,15 +7,23 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 
 use crate::access::UserInfo;
+use crate::pipeline::write;
 use crate::resource::Resource;
 use crate::state::Core;
 
+mod default_class;
 mod default_tolerations;
 mod escalation;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_security;
 mod priority;
+mod resource_quota;
+mod runtime_class;
 mod service_account;
+mod storage_protection;
+mod taint_nodes;
 
 /// What a write does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +54,8 @@ pub(crate) struct Request<'a> {
     pub(crate) name: &'a str,
     /// The object before, for updates and deletions.
     pub(crate) old: Option<&'a Value>,
+    /// Nothing is committed, so nothing may be written beside it.
+    pub(crate) dry_run: bool,
     /// Warnings for the client.
     pub(crate) warnings: Vec<String>,
 }
@@ -55,6 +65,28 @@ impl Request<'_> {
     pub(crate) fn is(&self, group: &str, plural: &str) -> bool {
         let name = &self.resource.collection.group_resource;
         self.subresource.is_empty() && name.group == group && name.resource == plural
+    }
+
+    /// True if this is about a subresource of this group and plural.
+    pub(crate) fn is_sub(&self, group: &str, plural: &str, subresource: &str) -> bool {
+        let name = &self.resource.collection.group_resource;
+        self.subresource == subresource && name.group == group && name.resource == plural
+    }
+
+    /// All objects of a core kind in the request's namespace.
+    pub(crate) async fn all_in_namespace(&self, plural: &str) -> Result<Vec<Value>, Status> {
+        self.objects("", plural, self.namespace).await
+    }
+
+    /// All objects of a cluster-wide kind.
+    pub(crate) async fn all(&self, group: &str, plural: &str) -> Result<Vec<Value>, Status> {
+        self.objects(group, plural, "").await
+    }
+
+    async fn objects(&self, group: &str, plural: &str, namespace: &str) -> Result<Vec<Value>, Status> {
+        let collection = self.core.collection(group, plural)?;
+        let all = write::all(self.core, &collection, namespace).await?;
+        Ok(all.into_iter().map(|current| current.object).collect())
     }
 
     /// 403 in a plugin's words.
@@ -93,12 +125,22 @@ impl Chain {
     pub(crate) fn new() -> Self {
         Self(vec![
             Box::new(namespace_lifecycle::NamespaceLifecycle),
+            Box::new(limit_ranger::LimitRanger),
             Box::new(service_account::ServiceAccount),
+            Box::new(node_restriction::NodeRestriction),
+            Box::new(taint_nodes::TaintNodesByCondition),
+            Box::new(pod_security::PodSecurity),
             Box::new(priority::Priority),
             Box::new(default_tolerations::DefaultTolerationSeconds),
-            Box::new(node_restriction::NodeRestriction),
-            // Last: what is checked is what will be stored.
+            Box::new(storage_protection::StorageObjectInUseProtection),
+            Box::new(storage_protection::PersistentVolumeClaimResize),
+            Box::new(runtime_class::RuntimeClass),
+            Box::new(default_class::STORAGE),
+            Box::new(default_class::INGRESS),
+            // What is checked is what will be stored.
             Box::new(escalation::Escalation),
+            // Last: only what nobody refuses is charged.
+            Box::new(resource_quota::ResourceQuota),
         ])
     }
 

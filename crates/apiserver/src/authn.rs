@@ -6,6 +6,7 @@ mod bootstrap_token;
 mod certificate;
 pub(crate) mod impersonation;
 pub(crate) mod reviews;
+mod secret_token;
 mod service_account;
 
 use std::sync::Arc;
@@ -109,6 +110,10 @@ impl Authenticators {
         }
         if let Some(claims) = self.tokens.verify(token) {
             return self.by_claims(&claims, audiences).await.map(Some);
+        }
+        if let Some(claims) = self.tokens.verify_secret(token) {
+            let user = self.by_secret(&claims, token).await?;
+            return Ok(self.for_this_server(user, audiences));
         }
         match self.by_bootstrap_token(token).await? {
             Some(user) => Ok(self.for_this_server(user, audiences)),

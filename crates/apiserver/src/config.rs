@@ -35,6 +35,8 @@ pub struct Settings {
     pub service_account_key: Option<String>,
     /// How the server talks to kubelets; none to refuse logs, exec and proxies.
     pub kubelet: Option<Arc<rustls::ClientConfig>>,
+    /// Serve `metrics.k8s.io` from what node agents measure.
+    pub resource_metrics: bool,
     /// Certificates that verify client certificates, PEM; shown to in-cluster
     /// clients in `extension-apiserver-authentication`.
     pub client_ca_pem: Option<String>,
@@ -50,6 +52,7 @@ impl Default for Settings {
             advertise: (IpAddr::from([127, 0, 0, 1]), 6443),
             service_account_key: None,
             kubelet: None,
+            resource_metrics: false,
             client_ca_pem: None,
         }
     }

@@ -56,10 +56,8 @@ pub(crate) fn undefined(core: &Core, definition: &Value) {
 /// Puts all stored definitions into the catalogue: at start.
 pub(crate) async fn restore(core: &Core) -> Result<(), Status> {
     let definitions = core.collection("apiextensions.k8s.io", "customresourcedefinitions")?;
-    let range = Range { prefix: definitions.range(""), after: None, limit: 0, at: None };
-    let page = core.store.range(range).await.map_err(|error| write::read_failed(&error))?;
-    for entry in page.entries {
-        defined(core, &write::decode(&entry)?);
+    for definition in write::all(core, &definitions, "").await? {
+        defined(core, &definition.object);
     }
     Ok(())
 }

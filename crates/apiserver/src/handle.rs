@@ -7,6 +7,7 @@ use std::time::Instant;
 use api::status::Status;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use tokio::sync::SemaphorePermit;
 
 use crate::access::{Attributes, Peer, UserInfo};
 use crate::authn::impersonation;
@@ -16,7 +17,7 @@ use crate::pipeline::negotiate::{self, Accept};
 use crate::pipeline::{render, verbs};
 use crate::request_info::{Query, RequestInfo};
 use crate::state::Core;
-use crate::{metrics, paths};
+use crate::{metrics, paths, resource_metrics};
 
 /// Answers one request.
 pub(crate) fn handle(
@@ -75,25 +76,33 @@ async fn route(
     if !info.is_resource {
         return paths::answer(core, request, &info, &query, &user).await.map_err(refuse);
     }
+    if info.group == resource_metrics::GROUP && core.settings.resource_metrics {
+        let _permit = admit(core, &info).map_err(refuse)?;
+        let answer = resource_metrics::answer(core, &info, &query, request.method(), request.headers()).await;
+        return answer.map_err(refuse);
+    }
     let resource = find(core, &info, request.method()).map_err(refuse)?;
     let accept = negotiate::accept(request.headers(), true, !resource.custom, pretty).map_err(refuse)?;
-    let gate = match info.verb.as_str() {
-        "get" | "list" => Some(&core.reads),
-        "watch" => None,
-        _ if matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy" | "log") => None,
-        _ => Some(&core.writes),
-    };
-    let _permit = match gate.map(tokio::sync::Semaphore::try_acquire) {
-        None => None,
-        Some(Ok(permit)) => Some(permit),
-        Some(Err(_)) => {
-            let busy = Status::too_many_requests("Too many requests, please try again later.", 1);
-            return Err(refuse(busy));
-        }
-    };
+    let _permit = admit(core, &info).map_err(refuse)?;
     let headers = request.headers().clone();
     let call = Call::new(info, query, user, resource, headers, accept);
     verbs::answer(core, call, request).await.map_err(refuse)
+}
+
+/// A place among the requests served at a time, until the permit is dropped;
+/// 429 if all are taken. Watches take none, and of streams to nodes only those
+/// that were asked for by GET.
+fn admit<'a>(core: &'a Core, info: &RequestInfo) -> Result<Option<SemaphorePermit<'a>>, Status> {
+    let gate = match info.verb.as_str() {
+        "get" | "list" => &core.reads,
+        "watch" => return Ok(None),
+        _ if matches!(info.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy" | "log") => {
+            return Ok(None);
+        }
+        _ => &core.writes,
+    };
+    let busy = |_| Status::too_many_requests("Too many requests, please try again later.", 1);
+    gate.try_acquire().map(Some).map_err(busy)
 }
 
 /// A list or watch of one name is about that name, for authorization too.

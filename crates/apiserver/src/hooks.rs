@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use api::status::Status;
 use serde_json::{Value, json};
-use store::Range;
 
 use crate::allocate::{Refused, Slots};
 use crate::custom;
@@ -107,14 +106,11 @@ impl Hooks {
     /// Marks what the services in the store hold.
     pub(crate) async fn repair(&self, core: &Core) -> Result<(), Status> {
         let services = core.collection("", "services")?;
-        let range = Range { prefix: services.range(""), after: None, limit: 0, at: None };
-        let page = core.store.range(range).await.map_err(|error| crate::pipeline::write::read_failed(&error))?;
-        for entry in page.entries {
-            let service = crate::pipeline::write::decode(&entry)?;
-            for address in self.pools.addresses_of(&service) {
+        for service in crate::pipeline::write::all(core, &services, "").await? {
+            for address in self.pools.addresses_of(&service.object) {
                 take_held(&self.pools.addresses, address);
             }
-            for port in self.pools.ports_of(&service) {
+            for port in self.pools.ports_of(&service.object) {
                 take_held(&self.pools.ports, port);
             }
         }

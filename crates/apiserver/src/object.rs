@@ -30,6 +30,19 @@ pub(crate) fn map_mut<'a>(value: &'a mut Value, name: &str) -> &'a mut Object {
     as_map(entry)
 }
 
+/// The list at a field, made if it is not there; anything but a list is
+/// replaced by an empty one.
+pub(crate) fn list_mut<'a>(map: &'a mut Object, name: &str) -> &'a mut Vec<Value> {
+    let entry = map.entry(name).or_insert(Value::Null);
+    if !entry.is_array() {
+        *entry = Value::Array(Vec::new());
+    }
+    match entry {
+        Value::Array(list) => list,
+        _ => unreachable!("made a list above"),
+    }
+}
+
 /// The value as a map; replaced by an empty one if it is none.
 pub(crate) fn as_map(value: &mut Value) -> &mut Object {
     if !value.is_object() {

@@ -134,13 +134,18 @@ type ResourceKey = (String, String, String);
 #[derive(Default)]
 pub(crate) struct Catalog {
     resources: RwLock<Arc<BTreeMap<ResourceKey, Arc<Resource>>>>,
+    /// Kinds that are answered beside the pipeline and only shown in discovery.
+    beside: Vec<Arc<crate::kinds_table::Kind>>,
     served: RwLock<Option<Arc<crate::discovery::Served>>>,
 }
 
 impl Catalog {
-    /// A catalogue of these.
-    pub(crate) fn new(resources: impl IntoIterator<Item = Resource>) -> Self {
-        let catalog = Self::default();
+    /// A catalogue of these; kinds `beside` the pipeline are in discovery only.
+    pub(crate) fn new(
+        resources: impl IntoIterator<Item = Resource>,
+        beside: Vec<Arc<crate::kinds_table::Kind>>,
+    ) -> Self {
+        let catalog = Self { beside, ..Self::default() };
         catalog.change(|map| {
             for resource in resources {
                 map.insert(key_of(&resource), Arc::new(resource));
@@ -198,7 +203,7 @@ impl Catalog {
             crate::discovery::KindRef::Custom(kind) => Some(Arc::clone(kind)),
             crate::discovery::KindRef::Builtin(_) => None,
         });
-        let served = Arc::new(crate::discovery::Served::new(custom));
+        let served = Arc::new(crate::discovery::Served::new(custom.chain(self.beside.iter().cloned())));
         *self.served.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&served));
         served
     }

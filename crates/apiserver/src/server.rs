@@ -36,6 +36,11 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Streams of one HTTP/2 connection (upstream's `http2-max-streams-per-connection`).
 const STREAMS: u32 = 1000;
 
+/// A token could not be signed.
+#[derive(thiserror::Error, Clone, Copy, Debug)]
+#[error("the system gave no randomness for a signature")]
+pub struct SignError;
+
 /// A running API server.
 pub struct ApiServer {
     core: Arc<Core>,
@@ -67,6 +72,16 @@ impl ApiServer {
         peer: Peer,
     ) -> BoxFuture<'static, Response<ResponseBody>> {
         handle::handle(Arc::clone(&self.core), request.map(crate::pipeline::body::full), peer)
+    }
+
+    /// Signs the claims of a token that lives in a Secret. For the controller
+    /// that fills such Secrets in, where it shares a process with the server.
+    ///
+    /// # Errors
+    /// The system gave no randomness.
+    pub fn sign_token(&self, claims: &serde_json::Value) -> Result<String, SignError> {
+        let payload = claims.to_string();
+        self.core.authenticator.tokens().sign_payload(payload.as_bytes()).map_err(|_| SignError)
     }
 
     /// Ends all watches and streams; requests in flight go on.

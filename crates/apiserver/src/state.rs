@@ -41,6 +41,8 @@ pub(crate) struct Core {
     pub(crate) reads: Semaphore,
     /// Bound of writes at a time.
     pub(crate) writes: Semaphore,
+    /// What nodes and pods had used when somebody asked last.
+    pub(crate) readings: crate::resource_metrics::Readings,
     /// Ends watches and streams.
     pub(crate) shutdown: CancellationToken,
     /// Parsed settings.
@@ -55,7 +57,8 @@ impl Core {
         key: SigningKey,
         settings: crate::config::Settings,
     ) -> Self {
-        let catalog = Catalog::new(crate::builtin::resources());
+        let measured = if settings.resource_metrics { crate::resource_metrics::kinds() } else { Vec::new() };
+        let catalog = Catalog::new(crate::builtin::resources(), measured);
         let tokens = Tokens::new(key, settings.issuer.clone());
         let authenticator = Authenticators::new(Arc::clone(&store), &catalog, admin_token, tokens);
         let authorizer = Policy::new(Arc::clone(&store), &catalog);
@@ -69,6 +72,7 @@ impl Core {
             metrics: Metrics::new(),
             reads: Semaphore::new(READS_IN_FLIGHT),
             writes: Semaphore::new(WRITES_IN_FLIGHT),
+            readings: crate::resource_metrics::Readings::default(),
             shutdown: CancellationToken::new(),
             settings,
         }

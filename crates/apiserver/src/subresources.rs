@@ -17,6 +17,7 @@ mod eviction;
 mod parts;
 mod scale;
 
+pub(crate) use connect::summary;
 pub(crate) use scale::Paths as ScalePaths;
 
 /// Answers a request for a subresource other than `status`.

@@ -130,6 +130,26 @@ pub(crate) struct Claims {
     pub(crate) sub: String,
 }
 
+/// Who issues the tokens of Secrets (upstream's `LegacyIssuer`).
+const SECRET_ISSUER: &str = "kubernetes/serviceaccount";
+
+/// The claims of a token in a Secret of type
+/// `kubernetes.io/service-account-token`: good as long as the Secret holds it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct SecretClaims {
+    iss: String,
+    pub(crate) sub: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace")]
+    pub(crate) namespace: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name")]
+    pub(crate) account: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    pub(crate) uid: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name")]
+    pub(crate) secret: String,
+}
+
 /// Signs tokens and knows its own.
 pub(crate) struct Tokens {
     key: SigningKey,
@@ -151,11 +171,39 @@ impl Tokens {
 
     /// The signed form of the claims.
     pub(crate) fn sign(&self, claims: &Claims) -> Result<String, ring::error::Unspecified> {
+        self.sign_payload(&serde_json::to_vec(claims).expect("claims are text and numbers"))
+    }
+
+    /// The signed form of claims of any layout, as JSON.
+    pub(crate) fn sign_payload(&self, claims: &[u8]) -> Result<String, ring::error::Unspecified> {
         let header = json!({"alg": "ES256", "kid": self.key.id}).to_string();
-        let claims = serde_json::to_vec(claims).expect("claims are text and numbers");
         let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
         let signature = self.key.pair.sign(&self.key.random, message.as_bytes())?;
         Ok(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)))
+    }
+
+    /// The claims of a token of a Secret that this key signed; `None` for any
+    /// other text. Whether the Secret still holds it is not asked here.
+    pub(crate) fn verify_secret(&self, token: &str) -> Option<SecretClaims> {
+        let claims: SecretClaims = serde_json::from_slice(&self.payload(token)?).ok()?;
+        (claims.iss == SECRET_ISSUER).then_some(claims)
+    }
+
+    /// What a token says, if this key signed it.
+    fn payload(&self, token: &str) -> Option<Vec<u8>> {
+        if token.len() > TOKEN_BYTES {
+            return None;
+        }
+        let (message, signature) = token.rsplit_once('.')?;
+        let (header, payload) = message.split_once('.')?;
+        let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
+        if header["alg"] != "ES256" {
+            return None;
+        }
+        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+        let public = UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, self.key.pair.public_key());
+        public.verify(message.as_bytes(), &signature).ok()?;
+        URL_SAFE_NO_PAD.decode(payload).ok()
     }
 
     /// The claims of a token that this key signed for this issuer; `None` for
@@ -170,16 +218,7 @@ impl Tokens {
         if known.is_some() {
             return known;
         }
-        let (message, signature) = token.rsplit_once('.')?;
-        let (header, payload) = message.split_once('.')?;
-        let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
-        if header["alg"] != "ES256" {
-            return None;
-        }
-        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-        let public = UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, self.key.pair.public_key());
-        public.verify(message.as_bytes(), &signature).ok()?;
-        let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
+        let claims: Claims = serde_json::from_slice(&self.payload(token)?).ok()?;
         if claims.iss != self.issuer {
             return None;
         }

@@ -59,6 +59,33 @@ fn unescape(field: &str) -> String {
     text
 }
 
+/// Lets mounts that appear below this existing directory travel to those that
+/// bind it: it becomes a shared mount, unless it lies on one. Needs
+/// `CAP_SYS_ADMIN`; [`unmount_below`] takes a mount made here down.
+pub fn share(path: &Path) -> io::Result<()> {
+    let path = path.canonicalize()?;
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    match mount_of(&table, &path) {
+        Some((_, true)) => return Ok(()),
+        Some((point, false)) if point == path => {}
+        _ => rustix::mount::mount_bind(&path, &path)?,
+    }
+    rustix::mount::mount_change(&path, MountPropagationFlags::SHARED)?;
+    Ok(())
+}
+
+/// The mount that a path lies on, and whether it is a shared one.
+fn mount_of(table: &str, path: &Path) -> Option<(PathBuf, bool)> {
+    let mounts = table.lines().filter_map(|line| {
+        let mut fields = line.split(' ');
+        let point = PathBuf::from(unescape(fields.nth(4)?));
+        let shared = fields.take_while(|field| *field != "-").any(|field| field.starts_with("shared:"));
+        path.starts_with(&point).then_some((point, shared))
+    });
+    // Of equal points, the one mounted last is on top.
+    mounts.max_by_key(|(point, _)| point.components().count())
+}
+
 /// Takes down every mount at or below this path, the latest first. Busy ones
 /// are detached. Idempotent.
 pub fn unmount_below(path: &Path) -> io::Result<()> {
@@ -162,6 +189,18 @@ mod tests {
     fn mount_table_fields_are_unescaped() {
         assert_eq!(unescape("/a\\040b\\134c"), "/a b\\c");
         assert_eq!(unescape("/plain"), "/plain");
+    }
+
+    #[test]
+    fn a_path_lies_on_the_deepest_and_latest_mount() {
+        let table = "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/a rw\n\
+                     23 22 8:1 / /a rw,relatime - ext4 /dev/a rw\n\
+                     24 23 8:1 / /a rw shared:7 master:1 - ext4 /dev/a rw\n\
+                     25 22 8:1 / /ab rw - ext4 /dev/a rw\n";
+        let on = |path: &str| mount_of(table, Path::new(path)).expect("a mount");
+        assert_eq!(on("/x/y"), (PathBuf::from("/"), true));
+        assert_eq!(on("/a/b"), (PathBuf::from("/a"), true));
+        assert_eq!(on("/ab"), (PathBuf::from("/ab"), false));
     }
 
     #[test]

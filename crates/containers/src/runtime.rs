@@ -145,12 +145,26 @@ pub struct Mount {
     pub container_path: String,
     /// Path on the machine; must exist.
     pub host_path: PathBuf,
+    /// Instead of `host_path`: what an image holds, read-only and without
+    /// execution.
+    #[serde(default)]
+    pub image: Option<ImageMount>,
     /// Read-only.
     pub readonly: bool,
     /// Read-only for mounts below as well.
     pub recursive_readonly: bool,
     /// How mounts travel between the two sides.
     pub propagation: Propagation,
+}
+
+/// An image as the source of a mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageMount {
+    /// Image id or reference that [`Runtime::image`] knows.
+    pub image: String,
+    /// Only this directory or file of it; empty for all. Links are followed
+    /// within the image.
+    pub sub_path: String,
 }
 
 /// Mount propagation.

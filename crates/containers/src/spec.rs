@@ -50,8 +50,14 @@ pub(crate) struct ContainerSpec {
 /// One bind mount.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 pub(crate) struct BindMount {
-    /// On the machine.
+    /// On the machine; unused with layers.
     pub(crate) source: PathBuf,
+    /// Instead of `source`: the layers of an image, the topmost first.
+    #[serde(default)]
+    pub(crate) layers: Vec<String>,
+    /// The part of the layers' tree that is mounted; empty for all.
+    #[serde(default)]
+    pub(crate) sub_path: String,
     /// Inside; absolute.
     pub(crate) target: String,
     /// Read-only.

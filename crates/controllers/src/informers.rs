@@ -3,7 +3,9 @@
 use client::{Client, Informer, InformerTask, WatchParams};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ResourceQuota, Secret, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 /// Where node agents renew their leases.
@@ -33,6 +35,7 @@ macro_rules! informers {
 }
 
 informers! {
+    claims: PersistentVolumeClaim = Client::all, WatchParams::default();
     config_maps: ConfigMap = Client::all, WatchParams::fields(format!("metadata.name={ROOT_CA_CONFIG_MAP}"));
     deployments: Deployment = Client::all, WatchParams::default();
     endpoints: Endpoints = Client::all, WatchParams::default();
@@ -42,6 +45,7 @@ informers! {
     nodes: Node = Client::all, WatchParams::default();
     pods: Pod = Client::all, WatchParams::default();
     replica_sets: ReplicaSet = Client::all, WatchParams::default();
+    resource_quotas: ResourceQuota = Client::all, WatchParams::default();
     service_accounts: ServiceAccount = Client::all, WatchParams::default();
     services: Service = Client::all, WatchParams::default();
     token_secrets: Secret = Client::all, WatchParams::fields(format!("type={}", crate::tokens::SECRET_TYPE));

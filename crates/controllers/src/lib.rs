@@ -26,6 +26,7 @@ mod nodelifecycle;
 mod nodettl;
 mod podgc;
 mod replicaset;
+mod resourcequota;
 mod rootca;
 mod serviceaccount;
 mod tainteviction;

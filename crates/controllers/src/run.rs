@@ -15,7 +15,7 @@ use crate::informers::Informers;
 use crate::{
     deployment, endpoints, endpointslice, gc, namespace, nodeipam, nodelifecycle, nodettl, podgc, replicaset, rootca,
 };
-use crate::{serviceaccount, tainteviction, tokens};
+use crate::{resourcequota, serviceaccount, tainteviction, tokens};
 
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $start:expr;)*) => {
@@ -96,6 +96,8 @@ names! {
         }
         None => std::future::ready(()).boxed(),
     };
+    /// What is used of quotas.
+    ResourceQuota = "resourcequota-controller", |context, _, shutdown| resourcequota::run(context.clone(), shutdown).boxed();
     /// ReplicaSets.
     ReplicaSet = "replicaset-controller", |context, _, shutdown| replicaset::controller(context).run(shutdown).boxed();
 }

@@ -91,6 +91,10 @@ pub(crate) struct Demo {
     /// How many times the app is put to sleep and woken.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) wakes: u32,
+    /// Start nothing; only write the demo's image there, a docker-archive that
+    /// `darter image import` takes.
+    #[arg(long, value_name = "FILE", conflicts_with = "wakes")]
+    pub(crate) write_image: Option<PathBuf>,
 }
 
 /// Where a cluster lives.

@@ -79,6 +79,9 @@ fn api_error<E: std::error::Error + Send + Sync + 'static>(step: &'static str) -
 /// Runs it all; what was made is removed also after a failure.
 pub(crate) async fn run(arguments: &arguments::Demo) -> Result<(), DemoError> {
     let io = |step| move |source| DemoError::Io { step, source };
+    if let Some(file) = &arguments.write_image {
+        return image::write(file).map_err(io("writing the image"));
+    }
     if !rustix::process::geteuid().is_root() {
         let source = io::Error::from(io::ErrorKind::PermissionDenied);
         return Err(DemoError::Io { step: "starting containers needs root; run it again with sudo", source });
@@ -95,7 +98,8 @@ pub(crate) async fn run(arguments: &arguments::Demo) -> Result<(), DemoError> {
 }
 
 async fn play(cluster: &mut Cluster, folder: &Path, wakes: u32, progress: &Progress) -> Result<(), DemoError> {
-    let archive = image::write(folder).map_err(|source| DemoError::Io { step: "making the image", source })?;
+    let archive = folder.join("image.tar");
+    image::write(&archive).map_err(|source| DemoError::Io { step: "making the image", source })?;
     progress.step("image", "image made of this program's own files", json!({"reference": image::REFERENCE}));
     cluster.wait_for("ready").await?;
     progress.step("ready", "cluster ready: API, scheduler, controllers, node, network, DNS", json!({}));

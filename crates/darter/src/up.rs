@@ -9,6 +9,7 @@ mod node;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -144,6 +145,15 @@ pub(crate) async fn run(arguments: &arguments::Up) -> Result<(), UpError> {
     }
 }
 
+/// Signs tokens for Secrets with the API server's key.
+struct Signer(Arc<apiserver::ApiServer>);
+
+impl controllers::TokenSigner for Signer {
+    fn sign(&self, claims: &serde_json::Value) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+        self.0.sign_token(claims).map_err(Into::into)
+    }
+}
+
 /// Scheduler and controllers, each with its own identity.
 fn start_deciders(
     control: &Control,
@@ -162,6 +172,7 @@ fn start_deciders(
         cluster_domain: arguments.cluster_domain.clone(),
         root_ca: Some(control.authority_pem.clone()),
         cluster_cidr: Some(arguments.cluster_cidr.clone()),
+        token_signer: Some(Arc::new(Signer(Arc::clone(&control.server)))),
         ..controllers::ControllersConfig::default()
     };
     let controllers = controllers::Controllers::new(control.part("system:kube-controller-manager"), config);

@@ -1,4 +1,6 @@
-//! Shortage of memory, disk and process ids.
+//! Shortage of memory, disk and process ids. Ending pods is their workers' work.
+
+pub(crate) mod usage;
 
 use crate::config::KubeletConfig;
 use crate::machine;

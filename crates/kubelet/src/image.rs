@@ -25,6 +25,37 @@ struct Failed {
     message: String,
 }
 
+/// An image that a pod needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    /// The container that runs it, which events are about; `None` for a volume.
+    pub(crate) container: Option<&'a str>,
+    /// As the pod names it.
+    pub(crate) image: &'a str,
+    /// `Always`, `IfNotPresent` or `Never`.
+    pub(crate) policy: &'a str,
+}
+
+impl<'a> Wanted<'a> {
+    /// What this container runs.
+    pub(crate) fn by_container(container: &'a core::Container) -> Self {
+        Self {
+            container: Some(&container.name),
+            image: container.image.as_deref().unwrap_or_default(),
+            policy: container.image_pull_policy.as_deref().unwrap_or("IfNotPresent"),
+        }
+    }
+
+    /// What this volume shows.
+    pub(crate) fn by_volume(volume: &'a core::ImageVolumeSource) -> Self {
+        Self {
+            container: None,
+            image: volume.reference.as_deref().unwrap_or_default(),
+            policy: volume.pull_policy.as_deref().unwrap_or("IfNotPresent"),
+        }
+    }
+}
+
 /// Pulls images for the pods of this node.
 pub(crate) struct Puller {
     runtime: Arc<dyn Runtime>,
@@ -54,17 +85,22 @@ impl Puller {
         Self { runtime, events, turns: Semaphore::new(parallel.max(1)), failed: Mutex::default() }
     }
 
-    /// The image of this container, pulled if need be.
+    fn event(&self, pod: &core::Pod, container: Option<&str>, kind: &str, reason: &str, message: &str) {
+        match container {
+            Some(container) => self.events.container(pod, container, kind, reason, message),
+            None => self.events.pod(pod, kind, reason, message),
+        }
+    }
+
+    /// The image, pulled if need be.
     pub(crate) async fn ensure(
         &self,
         pod: &core::Pod,
-        container: &core::Container,
+        wanted: Wanted<'_>,
         keyring: &Keyring,
     ) -> Result<Image, NoImage> {
-        let wanted = container.image.as_deref().unwrap_or_default();
-        let event = |kind: &str, reason: &str, message: &str| {
-            self.events.container(pod, &container.name, kind, reason, message)
-        };
+        let Wanted { container, image: wanted, policy } = wanted;
+        let event = |kind: &str, reason: &str, message: &str| self.event(pod, container, kind, reason, message);
         let reference = match name::with_default_tag(wanted) {
             Ok(reference) => reference,
             Err(err) => {
@@ -75,7 +111,6 @@ impl Puller {
                 return Err(NoImage::new("InvalidImageName", message));
             }
         };
-        let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
         if policy != "Always" {
             match self.runtime.image(&reference).await {
                 Ok(Some(image)) => {
@@ -103,14 +138,12 @@ impl Puller {
     async fn pull(
         &self,
         pod: &core::Pod,
-        container: &core::Container,
+        container: Option<&str>,
         wanted: &str,
         reference: &str,
         keyring: &Keyring,
     ) -> Result<Image, NoImage> {
-        let event = |kind: &str, reason: &str, message: &str| {
-            self.events.container(pod, &container.name, kind, reason, message)
-        };
+        let event = |kind: &str, reason: &str, message: &str| self.event(pod, container, kind, reason, message);
         let key = (spec::uid(pod).to_owned(), wanted.to_owned());
         let now = SystemTime::now();
         let backing_off =

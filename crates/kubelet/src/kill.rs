@@ -29,6 +29,8 @@ pub(crate) struct Killer<'a> {
     pub(crate) pod: &'a core::Pod,
     /// Its primary address, for HTTP hooks.
     pub(crate) pod_ip: Option<IpAddr>,
+    /// Time that every container gets, whatever the pod says.
+    pub(crate) grace_seconds: Option<i64>,
 }
 
 /// Who has ended, for those who wait for their turn.
@@ -151,6 +153,9 @@ impl Killer<'_> {
     fn grace_seconds(&self, container: Option<&core::Container>, reason: KillReason) -> i64 {
         if reason == KillReason::RestartAll {
             return 0;
+        }
+        if let Some(grace) = self.grace_seconds {
+            return grace;
         }
         if let Some(grace) = self.pod.metadata.deletion_grace_period_seconds {
             return grace;

@@ -29,9 +29,11 @@ pub(crate) fn cpus() -> i64 {
 }
 
 /// Size, free bytes, inodes and free inodes of the file system of the root
-/// directory.
+/// directory, which need not be there yet.
 pub(crate) fn disk(config: &KubeletConfig) -> Option<containers::mounts::DiskSpace> {
-    containers::mounts::disk_space(&config.root_dir).ok()
+    let root = std::path::absolute(&config.root_dir).ok()?;
+    let there = root.ancestors().find(|path| path.exists())?;
+    containers::mounts::disk_space(there).ok()
 }
 
 /// What the node has, in thousandths of a unit.

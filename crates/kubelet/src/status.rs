@@ -42,6 +42,8 @@ pub(crate) struct EndedByAgent {
     pub(crate) reason: String,
     /// For people.
     pub(crate) message: String,
+    /// Time that its containers get, if not the pod's own.
+    pub(crate) grace_seconds: Option<i64>,
 }
 
 /// What [`generate`] looks at.

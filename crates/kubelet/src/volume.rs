@@ -121,6 +121,11 @@ fn volume_dir(root: &Path, uid: &str, plugin: &str, name: &str) -> PathBuf {
     pod_dir(root, uid).join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
 }
 
+/// Where an emptyDir volume is.
+pub(crate) fn empty_dir_path(root: &Path, uid: &str, name: &str) -> PathBuf {
+    volume_dir(root, uid, "empty-dir", name)
+}
+
 /// Makes all volumes of the pod, or brings them up to date. Stops at the first
 /// that can't be made; those before it stay.
 pub(crate) async fn set_up(root: &Path, pod: &core::Pod, sources: &Sources<'_>) -> Result<MountedVolumes, VolumeError> {
@@ -129,12 +134,27 @@ pub(crate) async fn set_up(root: &Path, pod: &core::Pod, sources: &Sources<'_>) 
         let one = one(root, pod, volume, sources).await;
         match one.map_err(|source| VolumeError { volume: volume.name.clone(), source })? {
             Some(ready) => {
+                if carries_mounts(pod, &volume.name) && ready.path.starts_with(root) {
+                    let step = SetUpError::io(format!("sharing {}", ready.path.display()));
+                    containers::mounts::share(&ready.path)
+                        .map_err(step)
+                        .map_err(|source| VolumeError { volume: volume.name.clone(), source })?;
+                }
                 mounted.insert(volume.name.clone(), ready);
             }
             None => continue,
         }
     }
     Ok(mounted)
+}
+
+/// Whether mounts that a container makes in this volume reach others.
+fn carries_mounts(pod: &core::Pod, volume: &str) -> bool {
+    let mut mounts = spec::init_containers(pod)
+        .iter()
+        .chain(spec::main_containers(pod))
+        .flat_map(|container| container.volume_mounts.iter().flatten());
+    mounts.any(|m| m.name == volume && m.mount_propagation.as_deref() == Some("Bidirectional"))
 }
 
 async fn one(

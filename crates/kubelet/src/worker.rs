@@ -6,6 +6,7 @@ mod container;
 mod ending;
 mod rung;
 mod steps;
+mod storage;
 mod writes;
 
 use std::sync::Arc;
@@ -111,6 +112,7 @@ pub(crate) struct Worker {
     /// The next steps wait until the API shows the present status.
     after_write: bool,
     retries: u32,
+    storage: storage::Storage,
     rung: Option<rung::Rung>,
     rung_write: Option<BoxFuture<'static, ()>>,
 }
@@ -149,6 +151,7 @@ impl Worker {
             retry_at: None,
             after_write: false,
             retries: 0,
+            storage: storage::Storage::default(),
             rung: None,
             rung_write: None,
         }
@@ -173,6 +176,7 @@ impl Worker {
                 done = poll_job(&mut self.job) => self.job_done(done).await,
                 result = self.writes.finished() => self.written(result),
                 finished = self.prober.finished() => self.probed(finished),
+                usage = self.storage.measured() => self.storage_measured(&usage),
                 () = poll_rung(&mut self.rung_write) => self.rung_write = None,
                 () = sleep_until(deadline) => self.dirty = true,
             }
@@ -201,9 +205,10 @@ impl Worker {
             }
         }
         self.prober.start_due(&self.context.runtime, &self.pod, self.observed.ips().first().copied());
+        self.keep_storage();
         self.keep_rung().await;
         self.tell_rung();
-        self.writes.start(&self.context, &self.pod, &self.status, self.stage == Stage::Ended);
+        self.writes.start(&self.context.client, &self.pod, &self.status, self.stage == Stage::Ended);
     }
 
     /// Brings status and runtime in line with the specification.
@@ -271,7 +276,8 @@ impl Worker {
         }
         let message = "Pod was active on the node longer than the specified deadline";
         self.context.events.pod(&self.pod, "Normal", "DeadlineExceeded", message);
-        self.ended = Some(EndedByAgent { reason: "DeadlineExceeded".into(), message: message.into() });
+        self.ended =
+            Some(EndedByAgent { reason: "DeadlineExceeded".into(), message: message.into(), grace_seconds: None });
         self.begin_ending();
         self.dirty = true;
         true
@@ -435,10 +441,9 @@ impl Worker {
             let old = self.reasons.get(&name);
             match reason {
                 Some(reason) => {
-                    // That a restart or a pull waits is shown with the next look at the
-                    // pod; every other reason at once.
-                    let waits = matches!(reason.reason.as_str(), "CrashLoopBackOff" | "ImagePullBackOff");
-                    news |= !waits && old != Some(&reason);
+                    // That a restart waits is shown with the next look at the pod, so that
+                    // the end of the last run stays in sight; every other reason at once.
+                    news |= reason.reason != "CrashLoopBackOff" && old != Some(&reason);
                     pull_failed |= reason.reason == "ErrImagePull";
                     self.reasons.insert(name, reason);
                 }
@@ -501,10 +506,10 @@ impl Worker {
         self.dirty = true;
     }
 
-    fn written(&mut self, result: writes::Result) {
+    fn written(&mut self, result: writes::Written) {
         match result {
-            writes::Result::Done => {}
-            writes::Result::Gone => self.gone = true,
+            writes::Written::Done => {}
+            writes::Written::Gone => self.gone = true,
         }
         self.dirty |= self.after_write || self.stage == Stage::Ended || self.gone;
     }
@@ -522,7 +527,10 @@ impl Worker {
             .filter(|_| syncing && !self.observed.containers.is_empty())
             .map(wall);
         let rung = self.rung_due().filter(|_| self.rung_write.is_none());
-        [deadline, retry, token, rung, self.prober.next_due(), self.writes.retry_at()].into_iter().flatten().min()
+        [deadline, retry, token, rung, self.prober.next_due(), self.writes.retry_at(), self.storage.due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 

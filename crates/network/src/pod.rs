@@ -93,6 +93,16 @@ pub enum PodNetworkError {
         /// The name.
         interface: String,
     },
+    /// Pods would get addresses that this machine has given to something else.
+    #[error("{range} holds {address}, which interface {interface} of this machine has; give the pods another range")]
+    RangeTaken {
+        /// The cluster's range of pod addresses.
+        range: Cidr,
+        /// The address that is in it.
+        address: IpAddr,
+        /// Who has it.
+        interface: String,
+    },
     /// The pod's identity is longer than [`POD_ID_LIMIT`] or holds a `|`.
     #[error("pod identity {id:?} cannot be kept")]
     PodId {
@@ -347,6 +357,7 @@ impl State {
         if link.as_ref().is_some_and(|link| link.group != group) {
             return Err(PodNetworkError::Taken { interface: config.interface.clone() });
         }
+        self.check_range(config, link.as_ref().map(|link| link.index))?;
         if link.is_none() {
             let mut messages = Messages::new();
             let mac = mac_of_address(gateway);
@@ -375,6 +386,19 @@ impl State {
             );
         }
         self.route.request(messages).map_err(kernel(step, None))
+    }
+
+    /// Another network of this machine in the same range, such as that of a
+    /// second cluster, would take our pods' packets.
+    fn check_range(&mut self, config: &PodNetworkConfig, own: Option<u32>) -> Result<(), PodNetworkError> {
+        let step = "list the machine's addresses";
+        let addresses = route::addresses(&mut self.route).map_err(kernel(step, None))?;
+        let taken =
+            |&(index, address, _): &(u32, IpAddr, u8)| Some(index) != own && config.cluster_cidr.contains(address);
+        let Some((index, address, _)) = addresses.into_iter().find(taken) else { return Ok(()) };
+        let links = route::links(&mut self.route).map_err(kernel(step, None))?;
+        let interface = links.into_iter().find(|link| link.index == index).map(|link| link.name).unwrap_or_default();
+        Err(PodNetworkError::RangeTaken { range: config.cluster_cidr, address, interface })
     }
 
     /// Learns from the kernel which pods are attached and removes unfinished

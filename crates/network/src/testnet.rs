@@ -127,9 +127,7 @@ impl Netns {
             let mut socket = Socket::open(Protocol::Route)?;
             let mut all = Vec::new();
             all.extend(route::links(&mut socket)?.iter().map(|link| format!("link {}", link.name)));
-            all.extend(
-                route::inventory::addresses(&mut socket)?.iter().map(|(_, address, _)| format!("address {address}")),
-            );
+            all.extend(route::addresses(&mut socket)?.iter().map(|(_, address, _)| format!("address {address}")));
             all.extend(
                 route::inventory::routes(&mut socket)?.iter().map(|(to, prefix, _)| format!("route {to}/{prefix}")),
             );

@@ -59,9 +59,31 @@ pub(crate) fn root() -> PathBuf {
     here.ancestors().nth(2).expect("xtask lies two folders below the root").to_path_buf()
 }
 
+/// What `cargo xtask` tells this program about its own package.
+const OWN_PACKAGE: [&str; 2] = ["CARGO_MANIFEST_", "CARGO_PKG_"];
+
+/// Cargo as from a shell. Build scripts look at the variables that say which
+/// package runs; with ours in them, cryptography and all that stands on it
+/// would be built again whenever `cargo build` and `cargo xtask` take turns.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new("cargo");
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| OWN_PACKAGE.iter().any(|prefix| name.starts_with(prefix))) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Program and arguments, for people.
+fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
 /// Runs a command from the root; its output goes to ours.
 pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
-    let line = format!("{command:?}").replace('"', "");
+    let line = line(command);
     eprintln!("xtask: {line}");
     let status =
         command.current_dir(root()).status().map_err(|source| Failure::Start { command: line.clone(), source })?;
@@ -70,7 +92,7 @@ pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
 
 /// Runs a command from the root and returns its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
-    let line = format!("{command:?}").replace('"', "");
+    let line = line(command);
     let output = command
         .current_dir(root())
         .stderr(std::process::Stdio::inherit())

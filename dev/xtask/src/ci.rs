@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::check::{Failure, run};
+use crate::check::{Failure, cargo, run};
 use crate::{deny, tidy};
 
 /// Debian packages that tests of the node need, and a file that each brings.
@@ -25,13 +25,13 @@ pub(crate) struct CiArguments {}
 /// Runs every test of the first ring.
 pub(crate) fn test(arguments: &TestArguments) -> Result<(), Failure> {
     prepare()?;
-    let nextest = Command::new("cargo")
+    let nextest = cargo()
         .args(["nextest", "--version"])
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .status()
         .is_ok_and(|status| status.success());
-    let mut command = Command::new("cargo");
+    let mut command = cargo();
     if nextest {
         command.args(["nextest", "run", "--workspace", "--profile", &arguments.profile]);
     } else {
@@ -45,10 +45,10 @@ pub(crate) fn test(arguments: &TestArguments) -> Result<(), Failure> {
 
 /// Format, lints, tidy, licences, then the tests.
 pub(crate) fn ci(_arguments: &CiArguments) -> Result<(), Failure> {
-    run(Command::new("cargo").args(["fmt", "--all", "--check"]))?;
+    run(cargo().args(["fmt", "--all", "--check"]))?;
     tidy::run()?;
     deny::run()?;
-    run(Command::new("cargo").args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     test(&TestArguments { filter: None, profile: "ci".to_owned() })
 }
 

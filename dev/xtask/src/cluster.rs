@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::check::{Failure, root, run};
+use crate::check::{Failure, cargo, root, run};
 
 /// A running cluster; ends and is removed when dropped.
 pub(crate) struct Cluster {
@@ -25,7 +25,7 @@ pub(crate) struct Cluster {
 
 /// Builds the release binary and returns its path.
 pub(crate) fn build() -> Result<PathBuf, Failure> {
-    run(Command::new("cargo").args(["build", "--release", "--locked", "-p", "darter"]))?;
+    run(cargo().args(["build", "--release", "--locked", "-p", "darter"]))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     Ok(target.join("release/darter"))
 }
@@ -42,6 +42,7 @@ impl Cluster {
             .arg(folder.path().join("data"))
             .arg("--kubeconfig")
             .arg(folder.path().join("kubeconfig"))
+            .args(["--cluster-cidr", "10.205.0.0/16", "--service-cidr", "10.206.0.0/16"])
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(log_file)
@@ -59,7 +60,8 @@ impl Cluster {
             }
         }
         let start = started.elapsed();
-        let Some(server) = events.last().and_then(|event| event["server"].as_str()).map(str::to_owned) else {
+        let ready = events.last().filter(|event| event["event"] == "ready");
+        let Some(server) = ready.and_then(|event| event["server"].as_str()).map(str::to_owned) else {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
             let status = child.wait().map(|status| status.to_string()).unwrap_or_default();
             return Err(Failure::Missing { what: format!("darter up ended before it was ready ({status}):\n{text}") });

@@ -1,11 +1,9 @@
 //! `deny`: licences and sources of every dependency, from `cargo metadata`.
 //! It does not know advisories: they need a database that must be fetched.
 
-use std::process::Command;
-
 use serde_json::Value;
 
-use crate::check::{Failure, output};
+use crate::check::{Failure, cargo, output};
 
 /// Licences that fit an Apache-2.0 product that is linked statically.
 const ALLOWED: &[&str] = &[
@@ -36,7 +34,7 @@ const BANNED: &[(&str, &str)] = &[
 
 /// Checks the whole dependency graph.
 pub(crate) fn run() -> Result<(), Failure> {
-    let text = output(Command::new("cargo").args(["metadata", "--format-version", "1", "--locked"]))?;
+    let text = output(cargo().args(["metadata", "--format-version", "1", "--locked"]))?;
     let metadata: Value = serde_json::from_str(&text)
         .map_err(|error| Failure::Missing { what: format!("cargo metadata printed no JSON: {error}") })?;
     let mut findings = 0;

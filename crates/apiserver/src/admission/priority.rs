@@ -3,7 +3,6 @@
 use api::status::Status;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
-use store::Range;
 
 use super::{Operation, Plugin, Request};
 use crate::object;
@@ -97,12 +96,8 @@ async fn resolve(request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
 
 /// The class that pods without one get: of several, the lowest.
 async fn global_default(request: &Request<'_>) -> Result<Option<Value>, Status> {
-    let classes = request.core.collection("scheduling.k8s.io", "priorityclasses")?;
-    let range = Range { prefix: classes.range(""), after: None, limit: 0, at: None };
-    let page = request.core.store.range(range).await.map_err(|error| write::read_failed(&error))?;
     let mut best: Option<Value> = None;
-    for entry in page.entries {
-        let class = write::decode(&entry)?;
+    for class in request.all("scheduling.k8s.io", "priorityclasses").await? {
         if class["globalDefault"].as_bool() != Some(true) {
             continue;
         }

@@ -20,7 +20,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let store: Arc<dyn Store> = Arc::new(EphemeralStore::new());
-        let policy = Policy::new(Arc::clone(&store), &Catalog::new(crate::builtin::resources()));
+        let policy = Policy::new(Arc::clone(&store), &Catalog::new(crate::builtin::resources(), Vec::new()));
         Self { store, policy }
     }
 

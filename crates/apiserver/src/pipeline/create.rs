@@ -148,6 +148,7 @@ fn admission_request<'a>(core: &'a Core, creation: &Creation<'a>, name: &'a str)
         namespace: creation.namespace,
         name,
         old: None,
+        dry_run: creation.dry_run,
         warnings: Vec::new(),
     }
 }

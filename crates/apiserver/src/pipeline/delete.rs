@@ -53,11 +53,11 @@ pub(crate) async fn delete_at(
             return Err(call.not_found(name));
         };
         check_preconditions(call, &current.object, options)?;
-        admit(core, call, namespace, name, &current.object).await?;
+        admit(core, call, (namespace, name), &current.object, options).await?;
         if let Some(warning) = deletion_warning(call, options) {
             call.warn([warning]);
         }
-        let plan = plan(core, call, &current.object, options);
+        let plan = plan(call, &current.object, options);
         if let Some(done) = carry_out(core, call, current, plan, options).await? {
             return Ok(done);
         }
@@ -65,7 +65,13 @@ pub(crate) async fn delete_at(
     Err(Status::modified(&collection.group_resource, name))
 }
 
-async fn admit(core: &Core, call: &Call, namespace: &str, name: &str, object: &Value) -> Result<(), Status> {
+async fn admit(
+    core: &Core,
+    call: &Call,
+    (namespace, name): (&str, &str),
+    object: &Value,
+    options: &DeleteOptions,
+) -> Result<(), Status> {
     let mut request = Request {
         core,
         user: &call.user,
@@ -75,6 +81,7 @@ async fn admit(core: &Core, call: &Call, namespace: &str, name: &str, object: &V
         namespace,
         name,
         old: Some(object),
+        dry_run: options.dry_run,
         warnings: Vec::new(),
     };
     core.admission.validate(&mut request, &Value::Null).await?;
@@ -113,7 +120,7 @@ enum Plan {
     Remove(Value),
 }
 
-fn plan(core: &Core, call: &Call, object: &Value, options: &DeleteOptions) -> Plan {
+fn plan(call: &Call, object: &Value, options: &DeleteOptions) -> Plan {
     let strategy = &*call.resource.collection.strategy;
     let asked = options.grace.map(|grace| if grace < 0 { 1 } else { grace });
     let mut next = object.clone();
@@ -147,7 +154,6 @@ fn plan(core: &Core, call: &Call, object: &Value, options: &DeleteOptions) -> Pl
             graceful = Some(default);
         }
     }
-    let _ = core;
     if let Some(finalizers) = collector_finalizers(strategy.dependents(), object, options) {
         let value = if finalizers.is_empty() { Value::Null } else { Value::from(finalizers) };
         object::set_meta(&mut next, "finalizers", value);
@@ -253,7 +259,8 @@ async fn carry_out(
         Plan::Remove(mut last) => {
             let mut revision = current.entry.modified;
             let mut when = when;
-            if !options.dry_run && last != current.object {
+            let marked = last != current.object;
+            if !options.dry_run && marked {
                 // Watchers see that the object is going before they see it gone.
                 match write::put(core, collection, std::sync::Arc::clone(&key), &mut last, when).await {
                     Ok(entry) => when = Precondition::ModifiedAt(entry.modified),
@@ -262,7 +269,7 @@ async fn carry_out(
                 }
             }
             if !options.dry_run {
-                match write::remove(core, key, when).await {
+                match write::remove(core, std::sync::Arc::clone(&key), when).await {
                     Ok(removed) => {
                         if crate::custom::is_definition(collection) {
                             crate::custom::delete_instances(core, &current.object).await?;
@@ -270,7 +277,14 @@ async fn carry_out(
                         revision = removed.map_or(revision, |(_, revision)| revision);
                         core.hooks.deleted(core, collection, &current.object);
                     }
-                    Err(Refused::Conflict) => return Ok(None),
+                    Err(Refused::Conflict) => {
+                        // Whoever saw the mark first, such as the pod's node, may
+                        // have carried the deletion out already: that is success.
+                        let now = write::current(core, &key).await?;
+                        if !marked || now.is_some_and(|now| now.object.uid() == last.uid()) {
+                            return Ok(None);
+                        }
+                    }
                     Err(Refused::Failed(status)) => return Err(status),
                 }
             }

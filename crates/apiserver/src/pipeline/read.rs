@@ -34,14 +34,11 @@ pub(crate) struct Filter {
 impl Filter {
     /// Reads the selectors of a query. Unknown fields are refused.
     pub(crate) fn parse(call: &Call) -> Result<Self, Status> {
-        let bad = |what: &str, text: &str, error: &dyn std::fmt::Display| {
-            let _ = (what, text);
-            Status::bad_request(error.to_string())
-        };
+        let bad = |error: &dyn std::fmt::Display| Status::bad_request(error.to_string());
         let labels = call.query.get("labelSelector").unwrap_or_default();
-        let labels = Selector::parse(labels).map_err(|error| bad("labelSelector", labels, &error))?;
+        let labels = Selector::parse(labels).map_err(|error| bad(&error))?;
         let fields = call.query.get("fieldSelector").unwrap_or_default();
-        let fields = FieldSelector::parse(fields).map_err(|error| bad("fieldSelector", fields, &error))?;
+        let fields = FieldSelector::parse(fields).map_err(|error| bad(&error))?;
         let strategy = &*call.resource.collection.strategy;
         for requirement in fields.requirements() {
             let known = matches!(requirement.field.as_str(), "metadata.name" | "metadata.namespace")

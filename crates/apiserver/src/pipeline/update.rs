@@ -111,6 +111,7 @@ async fn attempt_once(
         namespace: &call.info.namespace,
         name: target.name,
         old: Some(&old),
+        dry_run: options.dry_run,
         warnings: Vec::new(),
     };
     core.admission.mutate(&mut request, &mut new).await?;
@@ -235,7 +236,9 @@ fn prepare(call: &Call, part: Part, new: &mut Value, old: &Value) {
     let stamp = call.stamp();
     let mut facts = Write { user: &call.user, now: &stamp, part };
     strategy.prepare_update(new, old, &mut facts);
-    if part != Part::Status && raises_generation(strategy.generation(), new, old, strategy.status_fields()) {
+    // A binding is the scheduler's word, not a wish of whoever made the pod.
+    let wish = !matches!(part, Part::Status | Part::Other("binding"));
+    if wish && raises_generation(strategy.generation(), new, old, strategy.status_fields()) {
         object::set_meta(new, "generation", old.generation() + 1);
     }
     write::keep_system_fields(new, old);

@@ -7,7 +7,7 @@ use api::error::Chain;
 use api::status::Status;
 use bytes::Bytes;
 use serde_json::Value;
-use store::{CommitError, Entry, Precondition, ReadError, Revision, Write};
+use store::{CommitError, Entry, Precondition, Range, ReadError, Revision, Write};
 
 use crate::facet::Facet;
 use crate::object::{self, Meta};
@@ -45,6 +45,13 @@ pub(crate) async fn current(core: &Core, key: &str) -> Result<Option<Current>, S
         None => Ok(None),
         Some(entry) => Ok(Some(Current { object: decode(&entry)?, entry })),
     }
+}
+
+/// All objects of a collection now; of one namespace if it is named.
+pub(crate) async fn all(core: &Core, collection: &Collection, namespace: &str) -> Result<Vec<Current>, Status> {
+    let range = Range { prefix: collection.range(namespace), after: None, limit: 0, at: None };
+    let page = core.store.range(range).await.map_err(|error| read_failed(&error))?;
+    page.entries.into_iter().map(|entry| Ok(Current { object: decode(&entry)?, entry })).collect()
 }
 
 /// Why a read failed, as a `Status`.

@@ -78,15 +78,12 @@ pub(crate) async fn bind(
 /// Sets the condition that says that the pod has a node.
 fn scheduled(pod: &mut Value, stamp: &str) {
     let status = object::map_mut(pod, "status");
-    let conditions = status.entry("conditions").or_insert_with(|| json!([]));
-    if !conditions.is_array() {
-        *conditions = json!([]);
-    }
+    // It named the node that was being made free; the pod has one now.
+    status.remove("nominatedNodeName");
     let fresh = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": stamp});
-    if let Some(list) = conditions.as_array_mut() {
-        match list.iter_mut().find(|condition| condition["type"] == "PodScheduled") {
-            Some(condition) => *condition = fresh,
-            None => list.push(fresh),
-        }
+    let conditions = object::list_mut(status, "conditions");
+    match conditions.iter_mut().find(|condition| condition["type"] == "PodScheduled") {
+        Some(condition) => *condition = fresh,
+        None => conditions.push(fresh),
     }
 }

@@ -26,6 +26,11 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Port of a node agent that does not say which it has.
 const KUBELET_PORT: u16 = 10250;
 
+/// Longest wait for a node's summary.
+const SUMMARY_WAIT: Duration = Duration::from_secs(5);
+/// Longest summary, bytes; a thousand pods take about 2 MB.
+const SUMMARY_LIMIT: usize = 32 << 20;
+
 /// Headers that belong to one connection and are not passed on.
 const HOP: [HeaderName; 5] =
     [header::HOST, header::AUTHORIZATION, header::TE, header::TRAILER, header::PROXY_AUTHORIZATION];
@@ -241,6 +246,36 @@ async fn service_proxy(core: &Core, call: &Call, uri: &Uri) -> Result<Destinatio
         }
     }
     Err(none())
+}
+
+/// What a node's agent says its node and pods use (`stats/v1alpha1` `Summary`).
+pub(crate) async fn summary(core: &Core, node: &str) -> Result<Value, Status> {
+    let (host, port) = agent(core, node).await?;
+    let path_and_query = "/stats/summary".to_owned();
+    let destination = Destination { host, port, tls: Some(kubelet_tls(core)?), path_and_query };
+    let late = || Status::internal(format!("the agent of node {node} did not answer in {SUMMARY_WAIT:?}"));
+    let answer = tokio::time::timeout(SUMMARY_WAIT, fetch(destination)).await.map_err(|_| late())?;
+    serde_json::from_slice(&answer?)
+        .map_err(|error| Status::internal(format!("the agent of node {node} answered no JSON: {error}")))
+}
+
+/// The body of a successful answer.
+async fn fetch(destination: Destination) -> Result<Vec<u8>, Status> {
+    let response = pass(destination, Request::new(full(""))).await?;
+    let code = response.status();
+    if !code.is_success() {
+        return Err(Status::internal(format!("a node agent answered {code}")));
+    }
+    let mut body = response.into_body();
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Status::internal(format!("a node agent's answer broke off: {error}")))?;
+        bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+        if bytes.len() > SUMMARY_LIMIT {
+            return Err(Status::internal(format!("a node agent's answer has over {SUMMARY_LIMIT} bytes")));
+        }
+    }
+    Ok(bytes)
 }
 
 /// Connects, sends the request and hands out the answer; an upgraded

@@ -4,7 +4,7 @@ use api::selector::Selector;
 use api::status::{Status, StatusCause};
 use http::{Request, Response};
 use serde_json::{Value, json};
-use store::{Precondition, Range};
+use store::Precondition;
 
 use crate::object::{self, Meta};
 use crate::pipeline::body::{self, RequestBody, ResponseBody};
@@ -86,12 +86,9 @@ async fn take_disruption(core: &Core, call: &Call, pod: &Value, dry_run: bool) -
 
 async fn budget_of(core: &Core, call: &Call, pod: &Value) -> Result<Option<Current>, Status> {
     let budgets = core.collection("policy", "poddisruptionbudgets")?;
-    let range = Range { prefix: budgets.range(&call.info.namespace), after: None, limit: 0, at: None };
-    let page = core.store.range(range).await.map_err(|error| write::read_failed(&error))?;
     let mut found: Option<Current> = None;
-    for entry in page.entries {
-        let object = write::decode(&entry)?;
-        let selector = Selector::from_value(object::at(&object, "spec.selector"));
+    for budget in write::all(core, &budgets, &call.info.namespace).await? {
+        let selector = Selector::from_value(object::at(&budget.object, "spec.selector"));
         if !selector.is_ok_and(|selector| selector.matches(pod.meta("labels"))) {
             continue;
         }
@@ -100,7 +97,7 @@ async fn budget_of(core: &Core, call: &Call, pod: &Value) -> Result<Option<Curre
                 "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
             return Err(Status::untyped(why));
         }
-        found = Some(Current { entry, object });
+        found = Some(budget);
     }
     Ok(found)
 }

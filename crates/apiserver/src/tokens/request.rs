@@ -168,6 +168,7 @@ fn admitted<'a>(core: &'a Core, call: &'a Call) -> admission::Request<'a> {
         namespace: &call.info.namespace,
         name: &call.info.name,
         old: None,
+        dry_run: false,
         warnings: Vec::new(),
     }
 }

@@ -155,8 +155,13 @@ impl Inner {
         sandbox.shim()?;
         let missing = || RuntimeError::NotFound { what: "image", id: config.image.clone() };
         let image = self.images.find(&config.image)?.ok_or_else(missing)?;
-        let hold = self.images.hold(image.layers.clone())?;
-        if !image.layers.iter().all(|layer| self.images.has_layer(layer)) {
+        let mut layers = image.layers.clone();
+        for source in config.mounts.iter().filter_map(|mount| mount.image.as_ref()) {
+            let missing = || RuntimeError::NotFound { what: "image", id: source.image.clone() };
+            layers.extend(self.images.find(&source.image)?.ok_or_else(missing)?.layers);
+        }
+        let hold = self.images.hold(layers.clone())?;
+        if !layers.iter().all(|layer| self.images.has_layer(layer)) {
             // Removed in this very moment.
             return Err(missing());
         }
@@ -175,7 +180,7 @@ impl Inner {
             sandbox: sandbox.id.clone(),
             created_ns: now_ns(),
             image_id: image.id.clone(),
-            layers: image.layers.clone(),
+            layers,
             cgroup,
             stop_signal: resolved.stop_signal,
             stop_signal_name: resolved.stop_signal_name.clone(),

@@ -128,7 +128,7 @@ impl Inner {
             layers_dir,
             layers: image.layers.iter().rev().cloned().collect(),
             writable: writable.to_owned(),
-            mounts: mounts(config, sandbox_dir)?,
+            mounts: mounts(config, sandbox_dir, |image| self.layers(image))?,
             devices,
             masked_paths: paths(&security.masked_paths, &MASKED_PATHS),
             readonly_paths: paths(&security.readonly_paths, &READONLY_PATHS),
@@ -147,6 +147,13 @@ impl Inner {
 }
 
 impl Inner {
+    /// Layers of an image, the topmost first.
+    fn layers(&self, image: &str) -> Result<Vec<String>, RuntimeError> {
+        let missing = || RuntimeError::NotFound { what: "image", id: image.to_owned() };
+        let record = self.images.find(image)?.ok_or_else(missing)?;
+        Ok(record.layers.iter().rev().cloned().collect())
+    }
+
     /// The file with the program of the asked filter; written if it is new.
     fn seccomp_program(&self, config: &ContainerConfig, capabilities: u64) -> Result<Option<PathBuf>, RuntimeError> {
         let unusable = |error: SeccompError| match error {
@@ -244,12 +251,18 @@ fn working_directory(config: &ContainerConfig, image: &ImageConfig) -> String {
     }
 }
 
-fn mounts(config: &ContainerConfig, sandbox_dir: &Path) -> Result<Vec<BindMount>, RuntimeError> {
+fn mounts(
+    config: &ContainerConfig,
+    sandbox_dir: &Path,
+    layers_of: impl Fn(&str) -> Result<Vec<String>, RuntimeError>,
+) -> Result<Vec<BindMount>, RuntimeError> {
     let mut all = Vec::with_capacity(config.mounts.len() + SANDBOX_FILES.len());
     for (name, target) in SANDBOX_FILES {
         if !config.mounts.iter().any(|mount| mount.container_path == target) {
             all.push(BindMount {
                 source: sandbox_dir.join(name),
+                layers: Vec::new(),
+                sub_path: String::new(),
                 target: target.to_owned(),
                 readonly: config.security.readonly_rootfs,
                 recursive_readonly: false,
@@ -263,12 +276,18 @@ fn mounts(config: &ContainerConfig, sandbox_dir: &Path) -> Result<Vec<BindMount>
         if bad || target.trim_matches('/').is_empty() {
             return Err(invalid("mounts", format!("{target:?} is no path to mount at")));
         }
+        let (layers, sub_path) = match &mount.image {
+            Some(source) => (layers_of(&source.image)?, source.sub_path.clone()),
+            None => (Vec::new(), String::new()),
+        };
         all.push(BindMount {
             source: mount.host_path.clone(),
             target: target.clone(),
-            readonly: mount.readonly,
+            readonly: mount.readonly || mount.image.is_some(),
             recursive_readonly: mount.recursive_readonly,
             propagation: mount.propagation,
+            layers,
+            sub_path,
         });
     }
     Ok(all)

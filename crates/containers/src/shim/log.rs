@@ -79,14 +79,15 @@ impl Log {
         self.append(&out)
     }
 
-    /// Writes what is left of unfinished lines; at the end of the streams.
+    /// Writes what is left of unfinished lines, marked as unfinished; at the
+    /// end of the streams.
     pub(crate) fn finish(&mut self, stream: Stream) -> io::Result<()> {
         let partial = std::mem::take(&mut self.partial[stream as usize]);
         if partial.is_empty() {
             return Ok(());
         }
         let mut out = Vec::new();
-        push_line(&mut out, &timestamp(SystemTime::now()), stream, true, &[&partial]);
+        push_line(&mut out, &timestamp(SystemTime::now()), stream, false, &[&partial]);
         self.append(&out)
     }
 
@@ -233,7 +234,7 @@ mod tests {
                 "stdout F two",
                 "stdout F ",
                 &format!("stdout P {long}"),
-                "stdout F xxx"
+                "stdout P xxx"
             ]
         );
     }

@@ -48,7 +48,8 @@ pub(super) fn build(spec: &ContainerSpec, shm: Option<&OwnedFd>) -> Result<(), F
     // its paths still exist.
     let mut binds = Vec::with_capacity(spec.mounts.len());
     for mount in &spec.mounts {
-        binds.push((mount, pick_up(mount)?));
+        let tree = if mount.layers.is_empty() { pick_up(mount)? } else { pick_up_image(spec, mount)? };
+        binds.push((mount, tree));
     }
     let mut cgroups = Vec::with_capacity(spec.cgroups_v1.len());
     for (name, path) in &spec.cgroups_v1 {
@@ -212,6 +213,47 @@ fn pick_up(mount: &BindMount) -> Result<OwnedFd, Failed> {
         sys::mount_setattr(tree.as_fd(), mount.recursive_readonly, sys::ATTR_RDONLY, 0).step(step)?;
     }
     Ok(tree)
+}
+
+/// Makes what an image holds, or a part of it, a detached tree that can be
+/// neither written nor executed.
+fn pick_up_image(spec: &ContainerSpec, mount: &BindMount) -> Result<OwnedFd, Failed> {
+    let step = || format!("mount an image at {}", mount.target);
+    let all = image_tree(spec, &mount.layers).step(step)?;
+    let sub = mount.sub_path.trim_matches('/');
+    let tree = if sub.is_empty() { all } else { part_of(&all, sub, &spec.writable).step(step)? };
+    let flags = sys::ATTR_RDONLY | sys::ATTR_NOEXEC;
+    sys::mount_setattr(tree.as_fd(), true, flags, u64::from(MountPropagationFlags::PRIVATE.bits())).step(step)?;
+    Ok(tree)
+}
+
+fn image_tree(spec: &ContainerSpec, layers: &[String]) -> io::Result<OwnedFd> {
+    // The kernel makes no overlay of one layer without a writable one.
+    if let [only] = layers {
+        return tree(&spec.layers_dir.join(only));
+    }
+    let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(fs.as_fd(), "source", "overlay")?;
+    for layer in layers {
+        fsconfig_set_string(fs.as_fd(), "lowerdir+", spec.layers_dir.join(layer))?;
+    }
+    fsconfig_create(fs.as_fd())?;
+    Ok(fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+}
+
+/// A part of a detached tree as one of its own. Links are followed within the
+/// tree. `at` is any existing directory.
+fn part_of(all: &OwnedFd, sub: &str, at: &Path) -> io::Result<OwnedFd> {
+    // Attached for a moment, in this namespace only: older kernels copy no
+    // detached tree.
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    move_mount(all, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    let part = open_inside(all, sub, OFlags::empty()).map_err(io::Error::from).and_then(|found| {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        Ok(open_tree(&found, "", flags)?)
+    });
+    unmount(at, UnmountFlags::DETACH)?;
+    part
 }
 
 fn place(root: &OwnedFd, mount: &BindMount, tree: &OwnedFd) -> Result<(), Failed> {

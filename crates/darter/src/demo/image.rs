@@ -15,9 +15,9 @@ pub(super) const REFERENCE: &str = "localhost/darter-demo:1";
 /// Largest library that is taken into the image, bytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
-/// Writes the archive into `folder` and returns its path.
-pub(super) fn write(folder: &Path) -> io::Result<PathBuf> {
-    let layer = folder.join("layer.tar");
+/// Writes the archive; its layer lies beside it meanwhile.
+pub(super) fn write(path: &Path) -> io::Result<()> {
+    let layer = path.with_extension("layer");
     let libraries = mapped_libraries()?;
     let entrypoint = write_layer(&layer, &libraries)?;
     let digest = sha256(&layer)?;
@@ -29,14 +29,12 @@ pub(super) fn write(folder: &Path) -> io::Result<PathBuf> {
     })
     .to_string();
     let manifest = json!([{"Config": "config.json", "RepoTags": [REFERENCE], "Layers": ["layer.tar"]}]).to_string();
-    let path = folder.join("image.tar");
-    let mut archive = tar::Builder::new(File::create(&path)?);
+    let mut archive = tar::Builder::new(File::create(path)?);
     append(&mut archive, "config.json", config.as_bytes(), 0o644)?;
     archive.append_path_with_name(&layer, "layer.tar")?;
     append(&mut archive, "manifest.json", manifest.as_bytes(), 0o644)?;
     archive.into_inner()?.flush()?;
-    std::fs::remove_file(layer)?;
-    Ok(path)
+    std::fs::remove_file(layer)
 }
 
 /// The shared objects in this process's memory, by file name; a static build
@@ -141,7 +139,8 @@ mod tests {
     #[test]
     fn the_archive_names_this_program_and_its_layer_has_the_digest_it_claims() {
         let folder = tempfile::tempdir().unwrap();
-        let path = write(folder.path()).unwrap();
+        let path = folder.path().join("image.tar");
+        write(&path).unwrap();
         let mut archive = tar::Archive::new(File::open(path).unwrap());
         let (mut claimed, mut found) = (String::new(), String::new());
         for entry in archive.entries().unwrap() {

@@ -66,6 +66,7 @@ impl Control {
             advertise: (advertise, local.port()),
             service_account_key: Some(authority.service_account_key()?),
             kubelet: Some(Arc::new(kubelet_client(&authority)?)),
+            resource_metrics: !arguments.no_node,
             client_ca_pem: Some(authority.certificate_pem().to_owned()),
             ..Settings::default()
         };

@@ -226,8 +226,10 @@ fn streams(cluster: &Cluster, k: &Kubectl) {
             .contains('T')
             .then_some(())
     });
-    // TODO-correctness: pods and nodes with their usage, until metrics.k8s.io is served.
-    k.fails("top pods", "Metrics API not available");
+    let top = k.ok(&format!("top pod {pod} --containers --no-headers"));
+    let columns: Vec<&str> = top.lines().find(|line| line.contains(" web ")).unwrap_or("").split_whitespace().collect();
+    assert!(columns.len() == 4 && columns[2].ends_with('m') && columns[3].ends_with("Mi"), "{top}");
+    k.says("top node --no-headers", "%");
     k.ok("run fails --image=test.local/busybox:1 --command -- sh -c 'echo once; sleep 1; exit 1'");
     eventually("a restart", LIMIT, || {
         let count = k.ok("get pod fails -o jsonpath={.status.containerStatuses[0].restartCount}");

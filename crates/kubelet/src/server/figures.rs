@@ -374,9 +374,9 @@ fn node_cpu() -> (u64, SystemTime) {
     (busy * (1_000_000_000 / TICKS_PER_SECOND), UNIX_EPOCH + Duration::from_secs(boot))
 }
 
+/// With microseconds: rates are told between two of these.
 fn rfc3339(time: SystemTime) -> String {
-    let timestamp = Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH);
-    timestamp.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    api::time::format_micro(Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
 fn seconds(nanoseconds: u64) -> String {

@@ -51,14 +51,13 @@ pub(super) enum Ended {
 
 impl Ended {
     /// As a `Status` object (protocol versions 4 and 5).
-    pub(super) fn status(&self, command: &[String]) -> Value {
+    pub(super) fn status(&self) -> Value {
         match self {
             Self::Exit(0) => json!({"metadata": {}, "status": "Success"}),
             Self::Exit(code) => json!({
                 "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
                 "message": format!(
-                    "command terminated with non-zero exit code: error executing command [{}], exit code {code}",
-                    command.join(" ")
+                    "command terminated with non-zero exit code: command terminated with exit code {code}"
                 ),
                 "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
             }),
@@ -71,10 +70,10 @@ impl Ended {
     }
 
     /// As plain text, empty for success (older versions).
-    pub(super) fn text(&self, command: &[String]) -> String {
+    pub(super) fn text(&self) -> String {
         match self {
             Self::Exit(0) => String::new(),
-            _ => self.status(command)["message"].as_str().unwrap_or_default().to_owned(),
+            _ => self.status()["message"].as_str().unwrap_or_default().to_owned(),
         }
     }
 }
@@ -144,7 +143,8 @@ pub(super) async fn run(session: Result<Session, RuntimeError>, remote: Remote) 
     let Session { mut stdin, stdout, stderr, resize, exit } = match session {
         Ok(session) => session,
         Err(error) => {
-            let message = Chain(&error).to_string();
+            // Upstream wraps the cause twice; clients show the text as it is.
+            let message = format!("Internal error occurred: error executing command in container: {}", Chain(&error));
             send(&output, Output::Ended(Ended::Failed(message))).await;
             return;
         }

@@ -48,7 +48,7 @@ pub(super) async fn command<T: AsyncRead + AsyncWrite + Unpin>(
             .map_err(|_| missing("timed out waiting for client to create streams"))?
             .ok_or_else(|| missing("the client left before its streams were open"))?;
         drop(incoming);
-        carry(streams, protocol, wants, transport).await
+        carry(streams, protocol, transport).await
     };
     tokio::pin!(work);
     let running = connection.run();
@@ -75,12 +75,7 @@ async fn take_streams(incoming: &mut Incoming, protocol: &str, wants: &Wants) ->
     Some(streams)
 }
 
-async fn carry(
-    mut streams: HashMap<String, Stream>,
-    protocol: &str,
-    wants: &Wants,
-    transport: Transport,
-) -> io::Result<()> {
+async fn carry(mut streams: HashMap<String, Stream>, protocol: &str, transport: Transport) -> io::Result<()> {
     let Transport { input, mut output } = transport;
     let mut readers = Vec::new();
     let mut writers = HashMap::new();
@@ -127,9 +122,9 @@ async fn carry(
                 Output::Stdout(data) => ("stdout", data),
                 Output::Stderr(data) => ("stderr", data),
                 Output::Ended(ended) if protocol.starts_with("v4") => {
-                    ("error", Bytes::from(ended.status(&wants.command).to_string()))
+                    ("error", Bytes::from(ended.status().to_string()))
                 }
-                Output::Ended(ended) => ("error", Bytes::from(ended.text(&wants.command))),
+                Output::Ended(ended) => ("error", Bytes::from(ended.text())),
             };
             if let Some(writer) = writers.get_mut(kind) {
                 writer.send(data).await?;

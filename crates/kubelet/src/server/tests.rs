@@ -32,12 +32,13 @@ fn a_terminal_has_no_standard_error_of_its_own() {
 
 #[test]
 fn the_end_of_a_command_reads_as_upstream_writes_it() {
-    let command = ["false".to_owned()];
-    assert_eq!(Ended::Exit(0).status(&command), json!({"metadata": {}, "status": "Success"}));
-    let failure = Ended::Exit(3).status(&command);
+    assert_eq!(Ended::Exit(0).status(), json!({"metadata": {}, "status": "Success"}));
+    let failure = Ended::Exit(3).status();
     assert_eq!(failure["reason"], "NonZeroExitCode");
+    let message = "command terminated with non-zero exit code: command terminated with exit code 3";
+    assert_eq!(failure["message"], message);
     assert_eq!(failure["details"]["causes"][0], json!({"reason": "ExitCode", "message": "3"}));
-    assert_eq!(Ended::Exit(0).text(&command), "");
+    assert_eq!(Ended::Exit(0).text(), "");
 }
 
 /// A process that echoes its input in capitals, complains once and exits with

@@ -146,10 +146,10 @@ pub(super) async fn command<T: AsyncRead + AsyncWrite + Unpin>(
                 Output::Stdout(data) => protocol.message(STDOUT, &data),
                 Output::Stderr(data) => protocol.message(STDERR, &data),
                 Output::Ended(ended) if protocol.version >= 4 => {
-                    let status = ended.status(&wants.command).to_string();
+                    let status = ended.status().to_string();
                     protocol.message(ERROR, status.as_bytes())
                 }
-                Output::Ended(ended) => protocol.message(ERROR, ended.text(&wants.command).as_bytes()),
+                Output::Ended(ended) => protocol.message(ERROR, ended.text().as_bytes()),
             };
             sink.send(message).await?;
         }

@@ -8,7 +8,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path};
 
 use api::types::api::core::v1 as core;
-use containers::runtime::{Mount, Propagation};
+use containers::runtime::{ImageMount, Mount, Propagation};
 
 use super::{MountedVolumes, pod_dir};
 use crate::expand;
@@ -86,8 +86,10 @@ pub(crate) struct Input<'a> {
     pub(crate) restart_count: i32,
     /// Its environment, for `subPathExpr`.
     pub(crate) env: &'a BTreeMap<String, String>,
-    /// The pod's volumes.
+    /// The pod's volumes, but for those of images.
     pub(crate) volumes: &'a MountedVolumes,
+    /// Image ids of the pod's image volumes that this container mounts.
+    pub(crate) images: &'a BTreeMap<String, String>,
     /// The pod's addresses.
     pub(crate) pod_ips: &'a [IpAddr],
     /// The cluster's DNS domain.
@@ -100,9 +102,7 @@ pub(crate) fn build(input: &Input<'_>) -> Result<Vec<Mount>, MountError> {
     let mut own_hosts = !input.pod_ips.is_empty() || spec::host_network(input.pod);
     for (index, mount) in input.container.volume_mounts.iter().flatten().enumerate() {
         own_hosts &= mount.mount_path != HOSTS_PATH;
-        if let Some(mount) = volume_mount(input, index, mount)? {
-            mounts.push(mount);
-        }
+        mounts.push(volume_mount(input, index, mount)?);
     }
     if own_hosts {
         mounts.push(hosts(input)?);
@@ -113,11 +113,14 @@ pub(crate) fn build(input: &Input<'_>) -> Result<Vec<Mount>, MountError> {
     Ok(mounts)
 }
 
-fn volume_mount(input: &Input<'_>, index: usize, mount: &core::VolumeMount) -> Result<Option<Mount>, MountError> {
-    let image = spec::spec(input.pod).volumes.iter().flatten().any(|v| v.name == mount.name && v.image.is_some());
-    if image {
-        // TODO-correctness: image volumes are left out until the runtime can mount an image.
-        return Ok(None);
+fn volume_mount(input: &Input<'_>, index: usize, mount: &core::VolumeMount) -> Result<Mount, MountError> {
+    if let Some(image) = input.images.get(&mount.name) {
+        return Ok(Mount {
+            container_path: absolute(&mount.mount_path),
+            image: Some(ImageMount { image: image.clone(), sub_path: sub_path(mount, input.env)?.unwrap_or_default() }),
+            readonly: true,
+            ..Mount::default()
+        });
     }
     let volume = input
         .volumes
@@ -130,10 +133,10 @@ fn volume_mount(input: &Input<'_>, index: usize, mount: &core::VolumeMount) -> R
     };
     let readonly = mount.read_only == Some(true) || volume.readonly;
     let recursive = matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
-    let path = &mount.mount_path;
-    Ok(Some(Mount {
-        container_path: if path.starts_with('/') { path.clone() } else { format!("/{path}") },
+    Ok(Mount {
+        container_path: absolute(&mount.mount_path),
         host_path,
+        image: None,
         readonly,
         recursive_readonly: readonly && recursive,
         propagation: match mount.mount_propagation.as_deref() {
@@ -141,7 +144,11 @@ fn volume_mount(input: &Input<'_>, index: usize, mount: &core::VolumeMount) -> R
             Some("Bidirectional") => Propagation::Bidirectional,
             _ => Propagation::Private,
         },
-    }))
+    })
+}
+
+fn absolute(path: &str) -> String {
+    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
 }
 
 fn sub_path(mount: &core::VolumeMount, env: &BTreeMap<String, String>) -> Result<Option<String>, MountError> {

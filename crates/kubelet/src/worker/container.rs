@@ -11,7 +11,7 @@ use super::{JobDone, Progress};
 use crate::env;
 use crate::expand;
 use crate::hooks;
-use crate::image::{Keyring, NoImage};
+use crate::image::{Keyring, NoImage, Wanted};
 use crate::labels;
 use crate::plan::KillReason;
 use crate::resources;
@@ -27,6 +27,13 @@ pub(super) struct Starter<'a> {
     pub(super) role: Role,
     pub(super) container: &'a core::Container,
     pub(super) keyring: &'a Keyring,
+}
+
+/// What a container needs of images.
+pub(super) struct Images {
+    own: Image,
+    /// Image ids by the name of the volume.
+    volumes: BTreeMap<String, String>,
 }
 
 /// Why no configuration could be made: `CreateContainerConfigError`.
@@ -51,19 +58,33 @@ impl Starter<'_> {
         self.job.context.events.container(&self.job.pod, &self.container.name, kind, reason, message);
     }
 
-    /// The image, pulled if need be.
-    pub(super) async fn image(&self) -> Result<Image, NoImage> {
-        let result = self.job.context.puller.ensure(&self.job.pod, self.container, self.keyring).await;
+    /// The images of the container and of its image volumes, pulled if need be.
+    pub(super) async fn images(&self) -> Result<Images, NoImage> {
+        let result = self.all_images().await;
         if let Err(missing) = &result {
             self.event("Warning", "Failed", &format!("Error: {}", missing.why.reason));
         }
         result
     }
 
+    async fn all_images(&self) -> Result<Images, NoImage> {
+        let (puller, pod) = (&self.job.context.puller, &*self.job.pod);
+        let mut volumes = BTreeMap::new();
+        for volume in spec::spec(pod).volumes.iter().flatten() {
+            let Some(source) = &volume.image else { continue };
+            if self.container.volume_mounts.iter().flatten().any(|m| m.name == volume.name) {
+                let found = puller.ensure(pod, Wanted::by_volume(source), self.keyring).await?;
+                volumes.insert(volume.name.clone(), found.id);
+            }
+        }
+        let own = puller.ensure(pod, Wanted::by_container(self.container), self.keyring).await?;
+        Ok(Images { own, volumes })
+    }
+
     /// Makes it, starts it, and runs its postStart hook.
-    pub(super) async fn start(&self, image: &Image, done: &mut JobDone) -> Result<(), WaitReason> {
+    pub(super) async fn start(&self, images: &Images, done: &mut JobDone) -> Result<(), WaitReason> {
         let runtime = &self.job.context.runtime;
-        let config = match self.config(image).await {
+        let config = match self.config(images).await {
             Ok(config) => config,
             Err(err) => {
                 let message = err.to_string();
@@ -109,7 +130,7 @@ impl Starter<'_> {
         }
     }
 
-    async fn config(&self, image: &Image) -> Result<ContainerConfig, ConfigError> {
+    async fn config(&self, images: &Images) -> Result<ContainerConfig, ConfigError> {
         let job = self.job;
         let (context, pod, container) = (&job.context, &job.pod, self.container);
         let restart_count = self.restart_count();
@@ -137,17 +158,18 @@ impl Starter<'_> {
             restart_count,
             env: &env,
             volumes: &job.volumes,
+            images: &images.volumes,
             pod_ips: &pod_ips,
             cluster_domain: &context.config.cluster_domain,
         })?;
-        let mut security = security::of_container(pod, container, image, &context.config.seccomp_dir)?;
+        let mut security = security::of_container(pod, container, &images.own, &context.config.seccomp_dir)?;
         security.pid_of = target;
         let words = |list: &Option<Vec<String>>| list.iter().flatten().map(|w| expand::with_env(w, &env)).collect();
         let (command, args) = (words(&container.command), words(&container.args));
         Ok(ContainerConfig {
             name: container.name.clone(),
             attempt: u32::try_from(restart_count).unwrap_or(0),
-            image: image.id.clone(),
+            image: images.own.id.clone(),
             command,
             args,
             working_dir: container.working_dir.clone().unwrap_or_default(),

@@ -32,6 +32,7 @@ impl Worker {
         self.set_status(status::without_early_end(&self.status, status));
         let (context, pod, observed) = (self.context.clone(), self.pod.clone(), self.observed.clone());
         let sandboxes: Vec<_> = self.observed.sandboxes.iter().filter(|s| s.frozen).map(|s| s.id.clone()).collect();
+        let grace = self.ended.as_ref().and_then(|ended| ended.grace_seconds);
         self.dirty = false;
         self.job = Some(Box::pin(async move {
             for id in sandboxes {
@@ -44,6 +45,7 @@ impl Worker {
                 events: &context.events,
                 pod: &pod,
                 pod_ip: observed.ips().first().copied(),
+                grace_seconds: grace,
             };
             let result = killer.pod(&observed).await;
             JobDone { ended: Some(result), ..JobDone::default() }

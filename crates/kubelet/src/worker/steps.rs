@@ -132,6 +132,7 @@ impl Job {
             events: &self.context.events,
             pod: &self.pod,
             pod_ip: observed.ips().first().copied(),
+            grace_seconds: None,
         }
     }
 
@@ -255,10 +256,10 @@ impl Job {
             .await;
         }
         let starter = Starter { job: self, sandbox, role, container: &container, keyring };
-        let result = self.cancel.run_until_cancelled(starter.image()).await;
+        let result = self.cancel.run_until_cancelled(starter.images()).await;
         let Some(result) = result else { return false };
         let result = match result {
-            Ok(image) => starter.start(&image, done).await,
+            Ok(images) => starter.start(&images, done).await,
             Err(missing) => {
                 if let Some(until) = missing.until {
                     sooner(&mut done.retry_at, until);

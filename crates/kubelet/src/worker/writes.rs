@@ -4,11 +4,10 @@
 use std::sync::Arc;
 
 use api::types::api::core::v1 as core;
-use client::{ClientError, DeleteParams, Patch, Preconditions};
+use client::{Client, ClientError, DeleteParams, Patch, Preconditions};
 use futures_util::future::BoxFuture;
 use tokio::time::{Duration, Instant};
 
-use crate::context::Context;
 use crate::spec;
 use crate::status::{self, patch};
 
@@ -18,7 +17,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 
 /// What came of a write.
-pub(super) enum Result {
+pub(super) enum Written {
     /// The API has it, or it will be tried again.
     Done,
     /// The object is not there any more.
@@ -26,8 +25,8 @@ pub(super) enum Result {
 }
 
 enum Sent {
-    Status(std::result::Result<Box<core::Pod>, ClientError>),
-    Delete(std::result::Result<(), ClientError>),
+    Status(Result<Box<core::Pod>, ClientError>),
+    Delete(Result<(), ClientError>),
 }
 
 /// The state of writing.
@@ -39,6 +38,11 @@ pub(super) struct Writes {
     in_flight: Option<BoxFuture<'static, Sent>>,
     retry: Option<(Instant, Duration)>,
     deleted: bool,
+    /// The object is not there any more; nothing is written again.
+    gone: bool,
+    /// The status that was asked for last, and what version came of it. Asking
+    /// for it again would change nothing more.
+    asked: Option<(core::PodStatus, u64)>,
 }
 
 fn version(pod: &core::Pod) -> u64 {
@@ -47,7 +51,15 @@ fn version(pod: &core::Pod) -> u64 {
 
 impl Writes {
     pub(super) fn new(pod: &core::Pod) -> Self {
-        Self { api: spec::status(pod).clone(), version: version(pod), in_flight: None, retry: None, deleted: false }
+        Self {
+            api: spec::status(pod).clone(),
+            version: version(pod),
+            in_flight: None,
+            retry: None,
+            deleted: false,
+            gone: false,
+            asked: None,
+        }
     }
 
     /// The object as a watch shows it; older than the last answer is ignored.
@@ -60,25 +72,29 @@ impl Writes {
 
     /// True if the API shows this status.
     pub(super) fn settled(&self, pod: &core::Pod, status: &core::PodStatus) -> bool {
-        self.in_flight.is_none() && patch::between(spec::uid(pod), &self.api, status).is_none()
+        self.in_flight.is_none()
+            && (self.answered(status) || patch::between(spec::uid(pod), &self.api, status).is_none())
+    }
+
+    /// True if the API took this status and nothing changed since. What still
+    /// differs is what the API made of it; asking again would never end.
+    fn answered(&self, status: &core::PodStatus) -> bool {
+        self.asked.as_ref().is_some_and(|(asked, at)| *at == self.version && asked == status)
     }
 
     /// Sends what is due. `ended`: the status is the last one, so the object
     /// may go when it is marked for deletion.
-    pub(super) fn start(
-        &mut self,
-        context: &Arc<Context>,
-        pod: &Arc<core::Pod>,
-        status: &core::PodStatus,
-        ended: bool,
-    ) {
-        if self.in_flight.is_some() || self.deleted || self.retry.is_some_and(|(at, _)| Instant::now() < at) {
+    pub(super) fn start(&mut self, client: &Client, pod: &Arc<core::Pod>, status: &core::PodStatus, ended: bool) {
+        let waits = self.retry.is_some_and(|(at, _)| Instant::now() < at);
+        if self.in_flight.is_some() || self.deleted || self.gone || waits {
             return;
         }
         let uid = spec::uid(pod).to_owned();
         let name = spec::name(pod).to_owned();
-        let api = context.client.namespaced::<core::Pod>(spec::namespace(pod));
-        if let Some(change) = patch::between(&uid, &self.api, status) {
+        let api = client.namespaced::<core::Pod>(spec::namespace(pod));
+        let change = patch::between(&uid, &self.api, status).filter(|_| !self.answered(status));
+        if let Some(change) = change {
+            self.asked = Some((status.clone(), 0));
             self.in_flight = Some(Box::pin(async move {
                 Sent::Status(api.patch_status(&name, &Patch::Strategic(change)).await.map(Box::new))
             }));
@@ -97,7 +113,7 @@ impl Writes {
     }
 
     /// Waits for the request in flight; for ever if there is none.
-    pub(super) async fn finished(&mut self) -> Result {
+    pub(super) async fn finished(&mut self) -> Written {
         let sent = match &mut self.in_flight {
             Some(sent) => sent.await,
             None => std::future::pending().await,
@@ -108,18 +124,24 @@ impl Writes {
                 self.retry = None;
                 self.version = version(&pod);
                 self.api = pod.status.unwrap_or_default();
-                Result::Done
+                if let Some((_, at)) = &mut self.asked {
+                    *at = self.version;
+                }
+                Written::Done
             }
-            Sent::Delete(Ok(())) => Result::Done,
-            Sent::Status(Err(err)) | Sent::Delete(Err(err)) if err.is_not_found() || err.is_conflict() => Result::Gone,
+            Sent::Delete(Ok(())) => Written::Done,
+            Sent::Status(Err(err)) | Sent::Delete(Err(err)) if err.is_not_found() || err.is_conflict() => {
+                self.gone = true;
+                Written::Gone
+            }
             Sent::Status(Err(err)) => {
                 self.later(&err);
-                Result::Done
+                Written::Done
             }
             Sent::Delete(Err(err)) => {
                 self.deleted = false;
                 self.later(&err);
-                Result::Done
+                Written::Done
             }
         }
     }
@@ -135,3 +157,6 @@ impl Writes {
         self.retry.filter(|_| self.in_flight.is_none()).map(|(at, _)| at).filter(|at| *at > Instant::now())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -298,42 +298,42 @@ pub(crate) fn delete_unreachable(messages: &mut Messages, range: &crate::cidr::C
     });
 }
 
+fn address_of(value: &[u8]) -> Option<IpAddr> {
+    match value.len() {
+        4 => Some(IpAddr::from(<[u8; 4]>::try_from(value).ok()?)),
+        16 => Some(IpAddr::from(<[u8; 16]>::try_from(value).ok()?)),
+        _ => None,
+    }
+}
+
+/// All addresses with their prefix lengths and interface indexes.
+pub(crate) fn addresses(socket: &mut Socket) -> Result<Vec<(u32, IpAddr, u8)>, NetlinkError> {
+    const RTM_GETADDR: u16 = 22;
+    let mut found = Vec::new();
+    socket.list(
+        |messages| messages.push("list addresses", RTM_GETADDR, 0, &[0; 8], |_| {}),
+        true,
+        |answer| {
+            let parse = || -> Option<(u32, IpAddr, u8)> {
+                let index = answer.payload.get(4..8).and_then(message::u32_ne)?;
+                let attributes = answer.payload.get(8..)?;
+                let value = message::attribute(attributes, IFA_LOCAL)
+                    .or_else(|| message::attribute(attributes, IFA_ADDRESS))?;
+                Some((index, address_of(value)?, answer.payload[1]))
+            };
+            found.extend(parse());
+        },
+    )?;
+    Ok(found)
+}
+
 /// Listings that only tests need, to see that nothing is left behind.
 #[cfg(test)]
 pub(crate) mod inventory {
-    use super::{IFA_ADDRESS, IFA_LOCAL, NetlinkError, RT_TABLE_MAIN, RTA_DST, RTA_OIF, Socket, message};
+    use super::{NetlinkError, RT_TABLE_MAIN, RTA_DST, RTA_OIF, Socket, address_of, message};
     use std::net::IpAddr;
 
-    const RTM_GETADDR: u16 = 22;
     const RTM_GETROUTE: u16 = 26;
-
-    fn address_of(value: &[u8]) -> Option<IpAddr> {
-        match value.len() {
-            4 => Some(IpAddr::from(<[u8; 4]>::try_from(value).ok()?)),
-            16 => Some(IpAddr::from(<[u8; 16]>::try_from(value).ok()?)),
-            _ => None,
-        }
-    }
-
-    /// All addresses with their prefix lengths and interface indexes.
-    pub(crate) fn addresses(socket: &mut Socket) -> Result<Vec<(u32, IpAddr, u8)>, NetlinkError> {
-        let mut found = Vec::new();
-        socket.list(
-            |messages| messages.push("list addresses", RTM_GETADDR, 0, &[0; 8], |_| {}),
-            true,
-            |answer| {
-                let parse = || -> Option<(u32, IpAddr, u8)> {
-                    let index = answer.payload.get(4..8).and_then(message::u32_ne)?;
-                    let attributes = answer.payload.get(8..)?;
-                    let value = message::attribute(attributes, IFA_LOCAL)
-                        .or_else(|| message::attribute(attributes, IFA_ADDRESS))?;
-                    Some((index, address_of(value)?, answer.payload[1]))
-                };
-                found.extend(parse());
-            },
-        )?;
-        Ok(found)
-    }
 
     /// All routes of the main table with a destination: destination, prefix length
     /// and interface index.

@@ -211,6 +211,19 @@ fn a_foreign_interface_of_the_same_name_is_not_touched() {
 }
 
 #[test]
+fn a_range_that_the_machine_uses_elsewhere_is_refused_and_a_restart_is_not() {
+    let node = Netns::new();
+    drop(PodNetwork::open(config(&node)).unwrap());
+    let again = PodNetwork::open(config(&node)).unwrap();
+    let before = node.inventory();
+    let other = PodNetworkConfig { interface: "darter1".into(), table: "darter-pods1".into(), ..config(&node) };
+    let Err(error) = PodNetwork::open(other) else { panic!("two networks share a range") };
+    let text = error.to_string();
+    assert!(text.contains("darter0") && text.contains(&again.gateway().to_string()), "{text}");
+    assert_eq!(node.inventory(), before);
+}
+
+#[test]
 fn a_chain_that_drops_forwarded_packets_is_reported() {
     let node = Netns::new();
     let network = PodNetwork::open(config(&node)).unwrap();

@@ -7,8 +7,11 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::figure::Figure;
-use crate::check::{Failure, output, root};
+use crate::check::{Failure, cargo, output, root, run};
 use crate::cluster::Cluster;
+
+/// What the demo calls its image: a small server that runs until it is ended.
+const IMAGE: &str = "localhost/darter-demo:1";
 
 pub(super) fn measure(name: &str, binary: &Path, shared: &Path) -> Result<Vec<Figure>, Failure> {
     let project = root().join(shared).join("tools/kload");
@@ -19,7 +22,10 @@ pub(super) fn measure(name: &str, binary: &Path, shared: &Path) -> Result<Vec<Fi
     }
     let with_node = name == "pods";
     let cluster = Cluster::start(binary, if with_node { &[] } else { &["--no-node"] })?;
-    let mut command = Command::new("cargo");
+    if with_node {
+        import_image(binary, &cluster)?;
+    }
+    let mut command = cargo();
     command.args(["run", "--release", "--manifest-path"]).arg(project.join("Cargo.toml"));
     command.arg("--target-dir").arg(std::env::temp_dir().join("darter-kload"));
     command
@@ -28,12 +34,21 @@ pub(super) fn measure(name: &str, binary: &Path, shared: &Path) -> Result<Vec<Fi
         .arg(cluster.kubeconfig())
         .args(["--pids", &cluster.pid().to_string()])
         .arg(name);
+    if with_node {
+        command.args(["--image", IMAGE, "--serial", "100", "--burst", "50"]);
+    }
     let text = output(&mut command)?;
     let mut figures = Vec::new();
     for scenario in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
         collect(name, &scenario, &mut figures);
     }
     Ok(figures)
+}
+
+fn import_image(binary: &Path, cluster: &Cluster) -> Result<(), Failure> {
+    let archive = cluster.data_dir().join("bench-image.tar");
+    run(Command::new(binary).args(["demo", "--write-image"]).arg(&archive))?;
+    run(Command::new(binary).args(["image", "import", "--data-dir"]).arg(cluster.data_dir()).arg(&archive))
 }
 
 /// Every number of a scenario is a figure; goals are stated where they are

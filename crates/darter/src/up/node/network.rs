@@ -9,7 +9,7 @@ use std::sync::Arc;
 use containers::runtime::{Protocol, SandboxConfig, SandboxId, SandboxNetwork};
 use dns::{Dns, DnsConfig};
 use network::activity::Activity;
-use network::pod::{HostPort, PodNetwork, TransportProtocol};
+use network::pod::{HostPort, PodNetwork, PodNetworkError, TransportProtocol};
 use network::service::{ServiceLoadBalancers, ServiceProxy};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -85,7 +85,14 @@ pub(super) async fn start(
 ) -> Result<(), UpError> {
     let networks = networks(node.arguments, range)?;
     networks.write(node.instance).map_err(UpError::start("the pod network"))?;
-    let network = PodNetwork::open(networks.pod_network(node.instance)).map_err(UpError::start("the pod network"))?;
+    let network = PodNetwork::open(networks.pod_network(node.instance)).map_err(|error| match error {
+        PodNetworkError::RangeTaken { .. } => UpError::Flag {
+            flag: "cluster-cidr",
+            value: node.arguments.cluster_cidr.clone(),
+            reason: error.to_string(),
+        },
+        error => UpError::start("the pod network")(error),
+    })?;
     for obstacle in network.forwarding_obstacles().map_err(UpError::start("the pod network"))? {
         tracing::warn!(obstacle, "rules that are not ours keep pods from reaching each other or the outside");
     }
@@ -94,7 +101,7 @@ pub(super) async fn start(
     let proxy =
         ServiceProxy::new(node.control.part("system:kube-proxy"), networks.service_proxy(node.instance, node.name));
     let proxy = proxy.map_err(UpError::start("Services"))?;
-    let balancers = ServiceLoadBalancers::new(node.control.admin());
+    let balancers = ServiceLoadBalancers::new(node.control.part("system:darter:service-lb"));
     let (first, second) = (shutdown.clone(), shutdown.clone());
     parts.spawn(async move {
         proxy.run(first).await;
