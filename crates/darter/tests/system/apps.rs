@@ -75,7 +75,7 @@ kind: ConfigMap
 metadata: {name: front}
 data:
   nginx.conf: |
-    include /etc/nginx/modules-enabled/*.conf;
+    load_module /usr/lib/nginx/modules/ngx_stream_module.so;
     error_log stderr;
     events {}
     http { access_log off; server { listen 80; location / { proxy_pass http://pages.default.svc.cluster.local; } } }
@@ -138,7 +138,7 @@ kind: Pod
 metadata: {name: client}
 spec:
   terminationGracePeriodSeconds: 0
-  containers: [{name: app, image: "redis:8", command: [tail, -f, /dev/null]}]
+  containers: [{name: app, image: "redis:8", command: [redis-server, --port, "1234"]}]
 ---
 apiVersion: v1
 kind: Service
@@ -212,7 +212,7 @@ fn apps_of_debian_find_each_other_by_name_and_outlive_kills_with_their_data() {
 /// an address for it.
 fn the_seeds_two_commands(k: &Kubectl) {
     k.says("run hello-node --image=k8s.gcr.io/echoserver:1.10 --port=8080", "pod/hello-node created");
-    k.says("expose pod hello-node --type=LoadBalancer --port=8080", "service/hello-node exposed");
+    k.says("expose pod hello-node --type=LoadBalancer", "service/hello-node exposed");
     k.says("wait --for=condition=Ready pod/hello-node --timeout=60s", "condition met");
     let address = eventually("an address of hello-node", LIMIT, || address(k, "hello-node"));
     let page = eventually("hello-node's answer", LIMIT, || http::page(&format!("{address}:8080")).ok());

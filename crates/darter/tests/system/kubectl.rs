@@ -66,6 +66,26 @@ impl Kubectl {
     }
 }
 
+/// What the cluster looked like when a test failed.
+impl Drop for Kubectl {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let show = |line: &str| {
+            let output = run(&mut self.command(&format!("{line} --request-timeout=5s")));
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            eprintln!("kubectl {line}:\n{said}");
+            said
+        };
+        show("get pods,services -A -o wide");
+        show("get events -A");
+        for pod in show("get pods -o name").lines() {
+            show(&format!("logs --tail=5 --all-containers {pod}"));
+        }
+    }
+}
+
 /// Splits a line at spaces; single quotes keep words together.
 fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
