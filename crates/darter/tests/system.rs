@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "tests")]
 
+#[path = "system/adoption.rs"]
+mod adoption;
 #[path = "system/apps.rs"]
 mod apps;
 #[path = "system/clients.rs"]
@@ -16,6 +18,8 @@ mod http;
 mod images;
 #[path = "system/kubectl.rs"]
 mod kubectl;
+#[path = "system/machine.rs"]
+mod machine;
 #[path = "system/processes.rs"]
 mod processes;
 #[path = "system/registry.rs"]
@@ -26,3 +30,7 @@ mod restart;
 mod startup;
 #[path = "system/tools.rs"]
 mod tools;
+#[path = "system/traces.rs"]
+mod traces;
+#[path = "system/writes.rs"]
+mod writes;

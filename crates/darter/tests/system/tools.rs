@@ -30,17 +30,10 @@ pub fn layer(name: &str, packages: &[&str]) -> PathBuf {
     if layer.exists() {
         return layer;
     }
-    let files = sid.with_dependencies(packages);
     let root = sid.folder.join(name);
-    std::fs::remove_dir_all(&root).ok();
-    for folder in ["usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "etc", "run", "tmp", "root", "var/log/nginx"] {
+    sid.unpack(&root, packages);
+    for folder in ["run", "tmp", "root", "var/log/nginx"] {
         std::fs::create_dir_all(root.join(folder)).unwrap();
-    }
-    for merged in ["bin", "sbin", "lib", "lib64"] {
-        std::os::unix::fs::symlink(format!("usr/{merged}"), root.join(merged)).unwrap();
-    }
-    for file in files {
-        succeed(Command::new("dpkg-deb").arg("-x").arg(file).arg(&root));
     }
     std::fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/\nnobody:x:65534:65534:nobody:/:/\n").unwrap();
     std::fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n").unwrap();
@@ -89,6 +82,21 @@ impl Sid {
         }
         assert!(wanted.exists(), "the package {package} has no {file}");
         wanted
+    }
+
+    /// Makes a root of these packages and of all that they depend on.
+    fn unpack(&self, root: &Path, packages: &[&str]) {
+        let files = self.with_dependencies(packages);
+        std::fs::remove_dir_all(root).ok();
+        for folder in ["usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "etc"] {
+            std::fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        for merged in ["bin", "sbin", "lib", "lib64"] {
+            std::os::unix::fs::symlink(format!("usr/{merged}"), root.join(merged)).unwrap();
+        }
+        for file in files {
+            succeed(Command::new("dpkg-deb").arg("-x").arg(file).arg(root));
+        }
     }
 
     /// The package files of these packages and of all that they depend on.
