@@ -78,9 +78,9 @@ impl Machine {
             ("routing rule", &["rule"]),
             ("neighbour", &["neighbour", "show", "nud", "permanent"]),
         ] {
-            for line in lines(Command::new("ip").args(words)) {
-                // The kernel still asks whether somebody else has the address.
-                all.add(kind, &line.replace(" tentative", ""));
+            // Link-local addresses of IPv6 come seconds later by themselves.
+            for line in lines(Command::new("ip").args(words)).iter().filter(|line| !line.contains("fe80::")) {
+                all.add(kind, line);
             }
         }
         for line in &rules {
@@ -98,7 +98,9 @@ impl Machine {
             if differences.is_empty() {
                 return;
             }
-            assert!(began.elapsed() < SETTLE, "{} differences:\n{}", differences.len(), differences.join("\n"));
+            let all = if began.elapsed() < SETTLE { String::new() } else { table() };
+            let (count, differences) = (differences.len(), differences.join("\n"));
+            assert!(began.elapsed() < SETTLE, "{count} differences:\n{differences}\nprocesses:\n{all}");
             std::thread::sleep(Duration::from_millis(200));
         }
     }
@@ -128,7 +130,7 @@ impl Machine {
             let command = read("cmdline").replace('\0', " ");
             let zombie = read("stat").rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'));
             let state = if zombie { " (zombie)" } else { "" };
-            self.add("process", &format!("{}{state}", if command.is_empty() { read("stat") } else { command }));
+            self.add("process", &format!("{} {command}{state}", read("comm").trim()));
             for entry in fs::read_dir(format!("/proc/{pid}/ns")).into_iter().flatten().flatten() {
                 let link = fs::read_link(entry.path()).unwrap_or_default();
                 namespaces.insert(link.to_string_lossy().into_owned());
@@ -177,6 +179,17 @@ impl Machine {
             }
         }
     }
+}
+
+/// All processes, for people.
+fn table() -> String {
+    let line = |pid: u32| {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let group = read("cgroup");
+        let group = group.lines().map(|line| line.rsplit(':').next().unwrap_or_default()).max_by_key(|line| line.len());
+        format!("{} {} {}\n", read("stat"), read("cmdline").replace('\0', " "), group.unwrap_or_default())
+    };
+    pids().into_iter().map(line).collect()
 }
 
 fn pids() -> Vec<u32> {
