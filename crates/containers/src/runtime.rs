@@ -389,8 +389,9 @@ pub struct ContainerStatus {
     pub created: SystemTime,
     /// Image as asked for.
     pub image: String,
-    /// Image id (config digest).
-    pub image_id: String,
+    /// What the image can be fetched by again, `name@sha256:…`; the image's id
+    /// (config digest) when it came from no registry.
+    pub image_ref: String,
     /// As configured.
     pub labels: BTreeMap<String, String>,
     /// As configured.
