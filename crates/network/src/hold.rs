@@ -37,10 +37,12 @@
 
 mod holder;
 mod packet;
+mod sleepers;
 mod waiting;
 
 pub(crate) use holder::Holder;
 pub(crate) use packet::Place;
+pub use sleepers::HeldSleepers;
 pub(crate) use waiting::Fate;
 
 use crate::netlink::NetlinkError;
