@@ -31,6 +31,32 @@ struct Proxy {
     released: Receiver<(ObjectKey, Released, Instant)>,
 }
 
+/// What the proxy calls.
+pub(super) struct Calls {
+    pub(super) held: Receiver<(ObjectKey, Instant)>,
+    pub(super) released: Receiver<(ObjectKey, Released, Instant)>,
+}
+
+/// The proxy's end of everything, and the test's.
+pub(super) fn holding(limits: HoldLimits) -> (Holding, watch::Sender<Arc<Holds>>, watch::Receiver<Arc<Holds>>, Calls) {
+    let (want, wanted) = watch::channel(Arc::default());
+    let (apply, applied) = watch::channel(Arc::default());
+    let (tell_held, held) = mpsc::channel();
+    let (tell_released, released) = mpsc::channel();
+    let holding = Holding {
+        wanted,
+        applied: apply,
+        on_held: Arc::new(move |service| {
+            let _nobody_listens = tell_held.send((service.clone(), Instant::now()));
+        }),
+        on_released: Arc::new(move |service, released| {
+            let _nobody_listens = tell_released.send((service.clone(), released, Instant::now()));
+        }),
+        limits,
+    };
+    (holding, want, applied, Calls { held, released })
+}
+
 fn key() -> ObjectKey {
     ObjectKey::new("n", "s")
 }
@@ -42,26 +68,13 @@ fn holds(hold: Option<Hold>) -> Holds {
 impl Proxy {
     fn new(node: &Netns, limits: HoldLimits) -> Self {
         let config = config(node);
-        let (want, wanted) = watch::channel(Arc::default());
-        let (apply, applied) = watch::channel(Arc::default());
-        let (tell_held, held) = mpsc::channel();
-        let (tell_released, released) = mpsc::channel();
-        let holding = Holding {
-            wanted,
-            applied: apply,
-            on_held: Arc::new(move |service| {
-                let _nobody_listens = tell_held.send((service.clone(), Instant::now()));
-            }),
-            on_released: Arc::new(move |service, released| {
-                let _nobody_listens = tell_released.send((service.clone(), released, Instant::now()));
-            }),
-            limits,
-        };
+        let (holding, wanted, applied, calls) = holding(limits);
         let queue = OpenQueue::open(&config).unwrap();
         let kernel = Kernel::open(&config).unwrap();
         let mut sync = Sync::new(config, kernel);
         sync.hold(queue, holding);
-        Self { sync, service: None, slice: None, node: "here", wanted: want, applied, held, released }
+        let Calls { held, released } = calls;
+        Self { sync, service: None, slice: None, node: "here", wanted, applied, held, released }
     }
 
     fn service(&mut self, spec: Value, status: Value) {
@@ -518,40 +531,59 @@ fn a_flood_leaves_the_queue_to_others() {
 
 #[test]
 fn going_to_sleep_and_waking_lose_no_connection_however_they_race() {
-    let (world, mut proxy) = asleep(4, HoldLimits::default());
-    // Without UDP: for that, connections are listed at each change.
+    race(|proxy, endpoint| {
+        proxy.serve(&[endpoint]);
+        proxy.want(holds(Some(Hold::Always)));
+        proxy.serve(&[]);
+        proxy.want(holds(Some(Hold::WhenUnserved)));
+    });
+}
+
+#[test]
+fn an_endpoint_that_comes_and_goes_loses_no_connection_of_a_held_service() {
+    race(|proxy, endpoint| {
+        proxy.serve(&[endpoint]);
+        proxy.serve(&[]);
+    });
+}
+
+/// Does this again and again while clients connect.
+fn race(turn: impl Fn(&mut Proxy, IpAddr)) {
+    const TURNS: usize = 1000;
+    let (world, mut proxy) = asleep(3, HoldLimits::default());
+    // Without UDP: for that, connections are listed when endpoints go.
     proxy.service(json!({"ports": [{"name": "web", "port": 80, "nodePort": 30080}]}), json!({}));
     let stop = std::sync::atomic::AtomicBool::new(false);
+    let Fixture { node, outside, pods, .. } = &world;
     std::thread::scope(|scope| {
-        let clients: Vec<_> = [(&world.pods[1].0, "10.43.0.10:80"), (&world.outside, "192.0.2.1:30080")]
-            .into_iter()
-            .chain([(&world.node, "10.43.0.10:80"), (&world.pods[2].0, "192.0.2.1:30080")])
-            .map(|(from, to)| {
-                let stop = &stop;
-                scope.spawn(move || {
-                    let mut slowest = Duration::ZERO;
-                    let mut asked = 0;
-                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                        let before = Instant::now();
-                        let answer = from.ask_tcp(at(to));
-                        let text =
-                            answer.unwrap_or_else(|e| panic!("{to}: {e} after {:?}, {asked} before", before.elapsed()));
-                        assert!(text.starts_with("a "), "{text}");
-                        slowest = slowest.max(before.elapsed());
-                        asked += 1;
-                    }
-                    (asked, slowest)
-                })
+        let clients: Vec<_> = [
+            // Each has a way of its own, or they would be taken for a flood.
+            (&pods[1].0, "10.43.0.10:80"),
+            (&pods[2].0, "10.42.0.1:30080"),
+            (outside, "192.0.2.1:30080"),
+            (node, "127.0.0.1:30080"),
+        ]
+        .into_iter()
+        .map(|(from, to)| {
+            let stop = &stop;
+            scope.spawn(move || {
+                let (mut asked, mut slowest) = (0, Duration::ZERO);
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let before = Instant::now();
+                    let answer = from.ask_tcp(at(to)).unwrap_or_else(|error| panic!("{to}: {error} after {asked}"));
+                    assert!(answer.starts_with("a "), "{to}: {answer}");
+                    slowest = slowest.max(before.elapsed());
+                    asked += 1;
+                }
+                (asked, slowest)
             })
-            .collect();
-        for _cycle in 0..1000 {
-            proxy.serve(&[world.pods[0].1]);
-            proxy.want(holds(Some(Hold::Always)));
-            proxy.serve(&[]);
-            proxy.want(holds(Some(Hold::WhenUnserved)));
+        })
+        .collect();
+        for _turn in 0..TURNS {
+            turn(&mut proxy, pods[0].1);
         }
-        proxy.serve(&[world.pods[0].1]);
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        proxy.serve(&[pods[0].1]);
         for client in clients {
             let (asked, slowest) = client.join().unwrap();
             println!("{asked} connections, slowest {slowest:?}");
