@@ -106,8 +106,10 @@ impl Holder {
         self.shared.waiting().len()
     }
 
-    /// Before a transaction: what will be held once it is made.
+    /// Before a transaction: what will be held once it is made, and what will
+    /// neither be held nor served.
     pub(crate) fn prepare(&self, fates: &BTreeMap<Place, Fate>) {
+        self.shared.release(|waiting| waiting.turn_away(fates, Instant::now()));
         let mut waiting = self.shared.waiting();
         for service in waiting.prepare(fates) {
             (self.shared.on_held)(&service);

@@ -5,7 +5,7 @@ use super::packet::{Arrival, Connection, Place};
 use super::{HoldLimits, Released};
 use crate::pod::TransportProtocol;
 use client::ObjectKey;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
 #[cfg(test)]
@@ -168,6 +168,24 @@ impl Waiting {
             packet.owner = Some(owner);
         }
         tell
+    }
+
+    /// Before the rules change: packets to places where new connections will be
+    /// refused, or that will be nobody's, are refused by the rules there are.
+    pub(super) fn turn_away<'a>(
+        &mut self,
+        fates: impl IntoIterator<Item = (&'a Place, &'a Fate)>,
+        now: Instant,
+    ) -> LetGo {
+        let refused =
+            fates.into_iter().filter(|(place, fate)| **fate == Fate::Refused && self.places.contains_key(place));
+        let refused: HashSet<_> = refused.map(|(place, _)| *place).collect();
+        if refused.is_empty() {
+            return LetGo::default();
+        }
+        let leaving = self.packets.iter().filter(|(_, packet)| refused.contains(&packet.place));
+        let leaving: Vec<_> = leaving.map(|(serial, _)| (*serial, false)).collect();
+        self.let_go(leaving, now)
     }
 
     /// After the rules changed: packets to places that are no longer held go

@@ -325,6 +325,26 @@ fn a_service_that_is_not_held_refuses_as_ever_and_so_does_one_let_go_without_end
 }
 
 #[test]
+fn clients_of_a_service_that_is_deleted_are_refused_at_once() {
+    let (world, mut proxy) = asleep(1, HoldLimits::default());
+    std::thread::scope(|scope| {
+        let asking = [ask(scope, &world.pods[0].0, "10.43.0.10:80"), ask(scope, &world.outside, "192.0.2.1:30080")];
+        until_waiting(&proxy, 2);
+        let before = Instant::now();
+        let mut touched = BTreeSet::new();
+        proxy.sync.note_service(&Delta::Deleted(proxy.service.take().unwrap()), &mut touched);
+        proxy.sync.apply(touched).unwrap();
+        for asking in asking {
+            let (answer, when) = asking.join().unwrap();
+            assert_eq!(answer.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+            assert!(when - before < Duration::from_millis(300), "{:?}", when - before);
+        }
+    });
+    assert_eq!(proxy.counts(), (0, 2));
+    assert!(proxy.applied.borrow_and_update().is_empty());
+}
+
+#[test]
 fn past_the_time_a_client_is_refused_and_the_next_is_reported_again() {
     let limits = HoldLimits { time: Duration::from_millis(300), ..HoldLimits::default() };
     let (world, proxy) = asleep(1, limits);
