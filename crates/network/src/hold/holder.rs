@@ -243,6 +243,7 @@ fn take_in(shared: &Shared, packet: &Queued<'_>) {
         // The rules sent it here although it carries the mark: they are not
         // ours.
         Step::GoOn if packet.mark & shared.mark != 0 => shared.decide(&[(packet.id, PacketVerdict::Drop)]),
+        Step::Drop => shared.decide(&[(packet.id, PacketVerdict::Drop)]),
         Step::GoOn => shared.let_go(&[(packet.id, packet.mark)]),
         Step::Wait { instead_of, tell } => {
             if let Some(older) = instead_of {

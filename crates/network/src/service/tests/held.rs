@@ -11,7 +11,7 @@ use client::{Delta, ObjectKey};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread::ScopedJoinHandle;
@@ -518,10 +518,14 @@ fn a_flood_leaves_the_queue_to_others() {
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let flood = scope.spawn(|| {
-            // Every datagram is a connection of its own: none is answered.
-            let socket = world.outside.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+            // Every datagram asks for a connection: none is answered.
+            let bind = |_| UdpSocket::bind("0.0.0.0:0").unwrap();
+            let sockets: Vec<_> = world.outside.run(|| (0..300).map(bind).collect());
             let mut sent = 0_u64;
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            for socket in sockets.iter().cycle() {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
                 let _refused = socket.send_to(b"x", "192.0.2.1:30053");
                 sent += 1;
             }
@@ -547,6 +551,63 @@ fn a_flood_leaves_the_queue_to_others() {
         println!("beside {sent} datagrams in {elapsed:?}: p50 {:?}, max {:?}", heard[50], heard[99]);
         assert!(heard[99] < Duration::from_millis(900), "a segment was repeated: {:?}", heard[99]);
     });
+}
+
+#[test]
+fn five_hundred_services_that_wake_at_once_answer_every_datagram() {
+    const SERVICES: u8 = 250;
+    let world = Fixture::new(4);
+    let mut proxy = Proxy::new(&world.node, HoldLimits::default());
+    let all: Vec<_> = [1, 2].iter().flat_map(|part| (1..=SERVICES).map(move |last| (*part, last))).collect();
+    let (mut touched, mut wanted) = (BTreeSet::new(), Holds::new());
+    for (part, last) in &all {
+        let name = format!("s-{part}-{last}");
+        let service: Service = serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "n"},
+            "spec": {"clusterIP": format!("10.43.{part}.{last}"), "ports": [{"port": 53, "protocol": "UDP"}]},
+        }))
+        .unwrap();
+        proxy.sync.note_service(&Delta::Added(Arc::new(service)), &mut touched);
+        wanted.insert(ObjectKey::new("n", name), Hold::WhenUnserved);
+    }
+    proxy.sync.apply(touched).unwrap();
+    proxy.want(wanted);
+    let sockets = world.pods[3].0.run(|| {
+        let connect = |(part, last): &(u8, u8)| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect((Ipv4Addr::new(10, 43, *part, *last), 53)).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket
+        };
+        all.iter().map(connect).collect::<Vec<_>>()
+    });
+    let before = Instant::now();
+    for socket in &sockets {
+        socket.send(b"hi").unwrap();
+    }
+    for _service in &all {
+        proxy.held.recv_timeout(PATIENCE).unwrap();
+    }
+    let heard = before.elapsed();
+    let mut touched = BTreeSet::new();
+    // One server's socket would not take so many at once.
+    for ((part, last), pod) in all.iter().zip([0, 1, 2].into_iter().cycle()) {
+        let name = format!("s-{part}-{last}");
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "n", "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4", "endpoints": [{"addresses": [world.pods[pod].1]}],
+            "ports": [{"port": 5353, "protocol": "UDP"}],
+        }))
+        .unwrap();
+        proxy.sync.note_slice(&Delta::Added(Arc::new(slice)), &mut touched);
+    }
+    let served = Instant::now();
+    proxy.sync.apply(touched).unwrap();
+    for socket in &sockets {
+        socket.recv(&mut [0; 64]).unwrap();
+    }
+    println!("{} services: all reported after {heard:?}, all answered {:?} later", all.len(), served.elapsed());
+    assert!(proxy.released.iter().take(all.len()).all(|(_, report, _)| (report.packets, report.refused) == (1, 0)));
 }
 
 #[test]
