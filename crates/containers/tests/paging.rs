@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use app::App;
-use containers::runtime::paging::PageOutEnd;
+use containers::runtime::paging::{PageOutEnd, PagedOut};
 use containers::runtime::{ContainerState, Runtime as _, RuntimeError};
 use containers::swap::SwapConfig;
 use machine::Machine;
@@ -64,7 +64,7 @@ async fn memory_goes_to_swap_and_comes_back_intact() {
     let _alone = app::alone().await;
     let (machine, device) = machine(512 * MB).await;
     machine.runtime.paging().unwrap();
-    let app = App::start(&machine, 200 << 20, None).await;
+    let app = App::start(&machine, 200 << 20, |_| {}).await;
     let before = app.resident();
     assert!(before > 200 * MB);
     let error = machine.runtime.page_out(&app.sandbox).await.unwrap_err();
@@ -91,21 +91,16 @@ async fn memory_goes_to_swap_and_comes_back_intact() {
     finish(machine, &device).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wake_during_paging_out_does_not_wait_for_it() {
-    let _alone = app::alone().await;
-    let (machine, device) = machine(512 * MB).await;
-    let app = App::start(&machine, 100 << 20, None).await;
+/// Pages the app out and wakes it once it has lost 5 MB.
+async fn wake_during_paging_out(machine: &Machine, app: &App<'_>) -> PagedOut {
     machine.runtime.freeze(&app.sandbox).await.unwrap();
-    let request = app.send("touch 4096").await;
+    let (request, before) = (app.send("touch 4096").await, app.resident());
     let paging = {
         let (runtime, sandbox) = (machine.runtime.clone(), app.sandbox.clone());
         tokio::spawn(async move { runtime.page_out(&sandbox).await })
     };
-    while machine.runtime.swap().await.unwrap().held_in_bytes.unwrap() < 10 * MB {
-        if paging.is_finished() {
-            panic!("it ended first: {:?}", paging.await.unwrap());
-        }
+    while app.resident() + 5 * MB > before {
+        assert!(!paging.is_finished(), "it ended first");
     }
     let begun = Instant::now();
     machine.runtime.thaw(&app.sandbox).unwrap();
@@ -115,8 +110,17 @@ async fn a_wake_during_paging_out_does_not_wait_for_it() {
     let paged = paging.await.unwrap().unwrap();
     println!("thaw {thawed:?}, answer {answered:?}, page_out ended after {:?}: {paged:?}", begun.elapsed());
     assert_eq!(paged.end, PageOutEnd::Woken);
-    assert!(paged.pushed_bytes < 90 * MB, "{paged:?}");
     assert!(thawed < Duration::from_millis(50), "{thawed:?}");
+    paged
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wake_during_paging_out_does_not_wait_for_it() {
+    let _alone = app::alone().await;
+    let (machine, device) = machine(512 * MB).await;
+    let app = App::start(&machine, 100 << 20, |_| {}).await;
+    let paged = wake_during_paging_out(&machine, &app).await;
+    assert!(paged.pushed_bytes < 90 * MB, "{paged:?}");
     assert_eq!(app.ask("check").await, "intact");
     finish(machine, &device).await;
 }
@@ -125,7 +129,7 @@ async fn a_wake_during_paging_out_does_not_wait_for_it() {
 async fn full_swap_ends_it_and_harms_nothing() {
     let _alone = app::alone().await;
     let (machine, device) = machine(64 * MB).await;
-    let app = App::start(&machine, 90 << 20, None).await;
+    let app = App::start(&machine, 90 << 20, |_| {}).await;
     machine.runtime.freeze(&app.sandbox).await.unwrap();
     let paged = machine.runtime.page_out(&app.sandbox).await.unwrap();
     assert_eq!(paged.end, PageOutEnd::SwapFull);
@@ -150,7 +154,7 @@ async fn a_device_at_its_memory_limit_counts_as_full() {
         ..machine.runtime.swap_config()
     };
     machine.runtime.set_up_paging(config).await.unwrap();
-    let app = App::start(&machine, 100 << 20, None).await;
+    let app = App::start(&machine, 100 << 20, |_| {}).await;
     machine.runtime.freeze(&app.sandbox).await.unwrap();
     let paged = machine.runtime.page_out(&app.sandbox).await.unwrap();
     let swap = machine.runtime.swap().await.unwrap();
@@ -166,7 +170,7 @@ async fn a_new_agent_finds_the_device_and_what_is_paged_out() {
     let _alone = app::alone().await;
     let (mut machine, device) = machine(512 * MB).await;
     let (sandbox, container, pid) = {
-        let app = App::start(&machine, 50 << 20, None).await;
+        let app = App::start(&machine, 50 << 20, |_| {}).await;
         machine.runtime.freeze(&app.sandbox).await.unwrap();
         machine.runtime.page_out(&app.sandbox).await.unwrap();
         (app.sandbox, app.container, app.pid)
@@ -191,7 +195,7 @@ async fn a_new_agent_finds_the_device_and_what_is_paged_out() {
 async fn what_an_app_used_comes_back_before_it_runs() {
     let _alone = app::alone().await;
     let (machine, device) = machine(512 * MB).await;
-    let app = App::start(&machine, 50 << 20, None).await;
+    let app = App::start(&machine, 50 << 20, |_| {}).await;
     let sleep = async || {
         machine.runtime.freeze(&app.sandbox).await.unwrap();
         let paged = machine.runtime.page_out(&app.sandbox).await.unwrap();
@@ -235,7 +239,7 @@ async fn what_an_app_used_comes_back_before_it_runs() {
 async fn processes_that_ended_are_passed_by() {
     let _alone = app::alone().await;
     let (machine, device) = machine(512 * MB).await;
-    let app = App::start(&machine, 20 << 20, None).await;
+    let app = App::start(&machine, 20 << 20, |_| {}).await;
     machine.runtime.freeze(&app.sandbox).await.unwrap();
     machine.runtime.page_out(&app.sandbox).await.unwrap();
     machine.runtime.thaw(&app.sandbox).unwrap();
@@ -257,7 +261,7 @@ async fn processes_that_ended_are_passed_by() {
 async fn a_memory_limit_neither_kills_nor_swaps_an_app_that_is_paged_out() {
     let _alone = app::alone().await;
     let (machine, device) = machine(512 * MB).await;
-    let app = App::start(&machine, 60 << 20, Some(72 << 20)).await;
+    let app = App::start(&machine, 60 << 20, |config| config.resources.memory_limit_bytes = Some(72 << 20)).await;
     let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", app.pid)).unwrap();
     let group = groups.lines().find_map(|line| line.split_once(":memory:")).map(|(_, path)| path.to_owned());
     if let Some(group) = group {
@@ -285,5 +289,28 @@ async fn a_memory_limit_neither_kills_nor_swaps_an_app_that_is_paged_out() {
     let state = machine.ended(&greedy).await.state;
     let ContainerState::Exited { exit_code, reason, .. } = state else { panic!("{state:?}") };
     assert_eq!((exit_code, reason.as_str()), (137, "OOMKilled"));
+    finish(machine, &device).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_processes_share_after_a_fork_is_paged_out_too() {
+    let _alone = app::alone().await;
+    let (machine, device) = machine(512 * MB).await;
+    let app = App::start(&machine, 60 << 20, |config| config.env.push(("PROCESSES".into(), "3".into()))).await;
+    wake_during_paging_out(&machine, &app).await;
+    assert_eq!(app.ask("check").await, "intact");
+    for _ in 0..2 {
+        machine.runtime.freeze(&app.sandbox).await.unwrap();
+        let begun = Instant::now();
+        let paged = machine.runtime.page_out(&app.sandbox).await.unwrap();
+        println!("{paged:?} in {:?}", begun.elapsed());
+        assert_eq!((paged.end, paged.processes), (PageOutEnd::Complete, 3));
+        assert!(paged.resident_before_bytes < 80 * MB, "shared pages count once: {paged:?}");
+        assert!(paged.resident_after_bytes * 10 < paged.resident_before_bytes, "{paged:?}");
+        assert!(paged.swapped_bytes > 58 * MB, "{paged:?}");
+        let request = app.send("check").await;
+        machine.runtime.thaw(&app.sandbox).unwrap();
+        assert_eq!(app::answer(request), "intact");
+    }
     finish(machine, &device).await;
 }

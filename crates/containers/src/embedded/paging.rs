@@ -205,18 +205,19 @@ impl Inner {
             self.cgroups.allow_swap(group).map_err(io_error("let the container into swap"))?;
         }
         let (mut woken, mut full) = (false, before.full);
-        let pushed = paging::push(&pids, || {
+        let mut go_on = || {
             woken = sandbox.paging.stopped.load(Ordering::Acquire) || !sandbox.wants_frozen();
             full = full || swap.offered().map_or(true, |offered| offered.full);
             if !woken && !full {
                 sandbox.paging.set_depth(Depth::Part);
             }
             !woken && !full
-        });
+        };
+        let pushed = self.push(&pids, &groups, &mut go_on);
         for group in &groups {
             self.cgroups.forbid_swap(group).map_err(io_error("keep the container out of swap"))?;
         }
-        let pushed = pushed.map_err(io_error("page a process out"))?;
+        let pushed = pushed?;
         if pushed.complete {
             sandbox.paging.set_depth(Depth::Whole);
         }
@@ -235,6 +236,26 @@ impl Inner {
                 (false, false) => PageOutEnd::SwapFull,
             },
         })
+    }
+
+    /// First what each process has for itself, then what they share.
+    fn push(
+        &self,
+        pids: &[u32],
+        groups: &[String],
+        go_on: &mut impl FnMut() -> bool,
+    ) -> Result<paging::Pushed, RuntimeError> {
+        let mut pushed = paging::push(pids, &mut *go_on).map_err(io_error("page a process out"))?;
+        for group in groups.iter().filter(|_| pids.len() > 1) {
+            if !pushed.complete {
+                break;
+            }
+            let pids = self.cgroups.processes_below(group);
+            let left = || Usage::sum(&pids).anonymous;
+            pushed.complete = paging::reclaim(|| self.cgroups.reclaim_some(group), left, &mut *go_on)
+                .map_err(io_error(format!("reclaim from cgroup {group}")))?;
+        }
+        Ok(pushed)
     }
 
     /// See [`crate::runtime::Runtime::record_working_set`].
