@@ -126,6 +126,39 @@ async fn a_wake_during_paging_out_does_not_wait_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_is_woken_at_any_instant_is_intact() {
+    const ROUNDS: usize = 100;
+    let _alone = app::alone().await;
+    let (machine, device) = machine(256 * MB).await;
+    let app = App::start(&machine, 20 << 20, |config| config.env.push(("PROCESSES".into(), "2".into()))).await;
+    let mut ends = Vec::new();
+    for round in 0..ROUNDS {
+        machine.runtime.freeze(&app.sandbox).await.unwrap();
+        let request = app.send("touch 2097152").await;
+        let paging = {
+            let (runtime, sandbox) = (machine.runtime.clone(), app.sandbox.clone());
+            tokio::spawn(async move { runtime.page_out(&sandbox).await })
+        };
+        // Some time, another one in every round: from none to all that it takes.
+        for _ in 0..round * 37 % 101 * 10 {
+            app.resident();
+        }
+        machine.runtime.bring_back(&app.sandbox).unwrap();
+        machine.runtime.thaw(&app.sandbox).unwrap();
+        assert!(app::answer(request).starts_with("sum "));
+        match paging.await.unwrap() {
+            Ok(paged) => ends.push(paged.end),
+            Err(error) => assert!(matches!(error, RuntimeError::State { .. }), "{error:?}"),
+        }
+        machine.runtime.record_working_set(&app.sandbox).await.unwrap();
+    }
+    let count = |end| ends.iter().filter(|have| **have == end).count();
+    println!("{} complete, {} woken of {ROUNDS}", count(PageOutEnd::Complete), count(PageOutEnd::Woken));
+    assert_eq!(app.ask("check").await, "intact");
+    finish(machine, &device).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn full_swap_ends_it_and_harms_nothing() {
     let _alone = app::alone().await;
     let (machine, device) = machine(64 * MB).await;

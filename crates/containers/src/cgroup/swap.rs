@@ -50,6 +50,9 @@ impl Cgroups {
             // Before Linux 5.8 the most is 100: files and the rest alike.
             set(&dir, "memory.swappiness", "100")?;
         }
+        // Reading brings the kernel's counts up to date. By old ones it may hold
+        // that there are cached files to drop first, and look at nothing else.
+        drop(std::fs::read(dir.join("memory.stat"))?);
         let mut control = std::fs::OpenOptions::new().write(true).open(dir.join(file))?;
         let mut refusal = io::Error::from(io::ErrorKind::Unsupported);
         for request in requests {

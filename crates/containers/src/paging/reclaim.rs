@@ -13,13 +13,16 @@ const WORTH: u64 = 1 << 20;
 /// How long the kernel works before it comes back to see whether a wake came.
 const SLICE: Duration = Duration::from_millis(20);
 
-/// Processor time without progress after which the rest is taken to be memory
-/// that cannot be paged out. Pages that were used of late pass by twice, and
-/// of these passes the first shows no progress.
-const MAX_IDLE: Duration = Duration::from_millis(500);
+/// Without progress the slice doubles up to this: on a busy machine the kernel
+/// takes long to begin, and pages that were used of late pass by twice.
+const MAX_SLICE: Duration = Duration::from_millis(320);
+
+/// So many of the longest slices without progress, and the rest is taken to be
+/// memory that cannot be paged out.
+const MAX_IDLE: u32 = 4;
 
 /// Slices of one group; two minutes of work.
-const MAX_SLICES: u32 = 12_000;
+const MAX_SLICES: u32 = 6_000;
 
 /// Goes on until less than [`WORTH`] is `left`, or `go_on` says no: then the
 /// answer is false. `some` lets the kernel work until it is interrupted, and
@@ -33,28 +36,29 @@ pub(crate) fn reclaim(
     if before < WORTH {
         return Ok(true);
     }
-    let _interrupter = Interrupter::start(SLICE)?;
-    let mut progress = processor_time();
+    let (mut slice, mut idle) = (SLICE, 0);
     for _ in 0..MAX_SLICES {
         if !go_on() {
             return Ok(false);
         }
-        let (possible, now) = (some()?, left());
+        let possible = {
+            let _interrupter = Interrupter::start(slice)?;
+            some()?
+        };
+        let now = left();
         if now < before {
-            progress = processor_time();
+            (slice, idle) = (SLICE, 0);
+        } else if slice < MAX_SLICE {
+            slice *= 2;
+        } else {
+            idle += 1;
         }
         before = now;
-        if !possible || now < WORTH || processor_time() - progress > MAX_IDLE {
+        if !possible || now < WORTH || idle == MAX_IDLE {
             break;
         }
     }
     Ok(true)
-}
-
-/// Of this thread.
-fn processor_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 #[cfg(test)]
