@@ -83,6 +83,8 @@ pub struct Offered {
     pub held_in_bytes: Option<u64>,
     /// Too little is left to page anything out.
     pub full: bool,
+    /// Our device; `None` when swap is the machine's.
+    pub device: Option<PathBuf>,
 }
 
 /// Swap, set up. Dropping it leaves everything as it is.
@@ -159,7 +161,7 @@ impl Swap {
             full |= chosen && used + RESERVE_BYTES > own.limit_bytes;
             held_in_bytes = Some(used);
         }
-        Ok(Offered { total_bytes, free_bytes, held_in_bytes, full })
+        Ok(Offered { total_bytes, free_bytes, held_in_bytes, full, device: self.device() })
     }
 
     /// The compression of our own device.

@@ -36,9 +36,9 @@ async fn set_up(machine: &Machine, bytes: u64) -> PathBuf {
         ..machine.runtime.swap_config()
     };
     machine.runtime.set_up_paging(config).await.unwrap();
-    let swaps = std::fs::read_to_string("/proc/swaps").unwrap();
-    let line = swaps.lines().find(|line| line.trim_end().ends_with("1000")).expect("our device is on");
-    PathBuf::from(line.split_whitespace().next().unwrap())
+    let device = machine.runtime.swap().await.unwrap().device.expect("a device of our own");
+    assert!(is_on(&device));
+    device
 }
 
 async fn machine(swap_bytes: u64) -> (Machine, PathBuf) {
@@ -195,7 +195,7 @@ async fn a_device_at_its_memory_limit_counts_as_full() {
     assert!(swap.held_in_bytes.unwrap() <= 32 * MB && swap.free_bytes > 300 * MB, "{swap:?}");
     machine.runtime.thaw(&app.sandbox).unwrap();
     assert_eq!(app.ask("check").await, "intact");
-    machine.finish().await;
+    finish(machine, &swap.device.unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -285,6 +285,35 @@ async fn processes_that_ended_are_passed_by() {
     machine.runtime.freeze(&app.sandbox).await.unwrap();
     let paged = machine.runtime.page_out(&app.sandbox).await.unwrap();
     assert_eq!((paged.end, paged.processes), (PageOutEnd::Complete, 0));
+    finish(machine, &device).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_are_paged_out_a_few_at_a_time_and_a_wake_takes_one_out_of_the_queue() {
+    let _alone = app::alone().await;
+    let (machine, device) = machine(256 * MB).await;
+    let mut apps = Vec::new();
+    for _ in 0..8 {
+        apps.push(App::start(&machine, 8 << 20, |_| {}).await);
+    }
+    for app in &apps {
+        machine.runtime.freeze(&app.sandbox).await.unwrap();
+    }
+    let (last, others) = apps.split_last().unwrap();
+    let outs = others.iter().map(|app| machine.runtime.page_out(&app.sandbox));
+    let (outs, last_out, ()) =
+        tokio::join!(futures_util::future::join_all(outs), machine.runtime.page_out(&last.sandbox), async {
+            machine.runtime.thaw(&last.sandbox).unwrap()
+        });
+    for out in outs {
+        assert_eq!(out.unwrap().end, PageOutEnd::Complete);
+    }
+    let last_out = last_out.unwrap();
+    assert_eq!((last_out.end, last_out.pushed_bytes), (PageOutEnd::Woken, 0));
+    for app in &apps {
+        machine.runtime.thaw(&app.sandbox).unwrap();
+        assert_eq!(app.ask("check").await, "intact");
+    }
     finish(machine, &device).await;
 }
 
