@@ -31,9 +31,15 @@ use crate::image::store::ImageStore;
 use crate::runtime::paging::{PagedOut, WorkingSetSize};
 use crate::runtime::{
     ContainerConfig, ContainerId, ContainerStats, ContainerStatus, Duplex, ExecOutput, ExecRequest, FilesystemUsage,
-    Image, ImageError, RegistryAuth, Resources, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind, SandboxConfig,
-    SandboxId, SandboxNetwork, SandboxStatus, Session,
+    Image, ImageError, RegistryAuth, Resources, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind, SandboxActivity,
+    SandboxConfig, SandboxId, SandboxNetwork, SandboxStatus, Session,
 };
+
+/// What the runtime calls itself.
+const NAME: &str = "darter";
+/// Handlers by which sandboxes may ask for it: its own name, and those that
+/// the plain runtime has with other engines, so that classes made for them hold.
+const HANDLERS: [&str; 3] = [NAME, "runc", "crun"];
 
 /// Events kept for a receiver that lags.
 const EVENT_QUEUE: usize = 4096;
@@ -237,7 +243,7 @@ impl Inner {
 #[async_trait::async_trait]
 impl Runtime for EmbeddedRuntime {
     fn version(&self) -> (String, String) {
-        ("darter".to_owned(), env!("CARGO_PKG_VERSION").to_owned())
+        (NAME.to_owned(), env!("CARGO_PKG_VERSION").to_owned())
     }
 
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxId, RuntimeError> {
@@ -306,6 +312,11 @@ impl Runtime for EmbeddedRuntime {
     async fn remove_cgroup(&self, path: &str) -> Result<(), RuntimeError> {
         let (inner, path) = (Arc::clone(&self.inner), path.to_owned());
         blocking(move || inner.cgroups.remove(&path).map_err(io_error(format!("remove cgroup {path}")))).await
+    }
+
+    async fn activity(&self, id: &SandboxId) -> Result<SandboxActivity, RuntimeError> {
+        let (inner, sandbox) = (Arc::clone(&self.inner), self.inner.find_sandbox(id)?);
+        blocking(move || inner.activity(&sandbox)).await
     }
 
     async fn freeze(&self, id: &SandboxId) -> Result<(), RuntimeError> {

@@ -4,6 +4,7 @@
 
 mod capability;
 mod cgroup;
+mod connections;
 mod embedded;
 mod files;
 mod identity;

@@ -69,6 +69,24 @@ pub struct SandboxConfig {
     pub annotations: BTreeMap<String, String>,
     /// Supplemental data for `/etc/hosts`: address and names, in order.
     pub hosts: Vec<(IpAddr, Vec<String>)>,
+    /// Which runtime is to run it; empty for the default. Names that are not
+    /// known are [`RuntimeError::Invalid`].
+    #[serde(default)]
+    pub handler: String,
+    /// A user namespace of its own: whom of the machine its users and groups
+    /// stand for. `None` for the machine's.
+    #[serde(default)]
+    pub users: Option<IdRange>,
+}
+
+/// Users and groups of the machine, one after the other, that stand for those
+/// from 0 on inside a user namespace. Users and groups have the same range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The one that 0 inside stands for.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
 }
 
 /// Who a sandbox belongs to.
@@ -319,6 +337,8 @@ pub struct SandboxStatus {
     pub netns: Option<PathBuf>,
     /// True while its processes are frozen.
     pub frozen: bool,
+    /// As configured.
+    pub users: Option<IdRange>,
 }
 
 /// Where a container is in its life.
@@ -369,8 +389,9 @@ pub struct ContainerStatus {
     pub created: SystemTime,
     /// Image as asked for.
     pub image: String,
-    /// Image id (config digest).
-    pub image_id: String,
+    /// What the image can be fetched by again, `name@sha256:…`; the image's id
+    /// (config digest) when it came from no registry.
+    pub image_ref: String,
     /// As configured.
     pub labels: BTreeMap<String, String>,
     /// As configured.
@@ -469,6 +490,15 @@ pub struct ContainerStats {
     pub rootfs_used_bytes: u64,
     /// Files of the writable layer.
     pub rootfs_inodes_used: u64,
+}
+
+/// What a sandbox's processes do that no packet shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SandboxActivity {
+    /// Cumulative CPU time, nanoseconds.
+    pub cpu_usage_ns: u64,
+    /// TCP connections with others that are established now.
+    pub connections: usize,
 }
 
 /// Space that images and writable layers use.
@@ -704,6 +734,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Removes an empty cgroup and its empty children. Idempotent.
     async fn remove_cgroup(&self, path: &str) -> Result<(), RuntimeError>;
 
+    /// What its processes did up to now and hold open.
+    async fn activity(&self, id: &SandboxId) -> Result<SandboxActivity, RuntimeError>;
     /// Freezes every process of the sandbox; returns once the kernel says so.
     async fn freeze(&self, id: &SandboxId) -> Result<(), RuntimeError>;
     /// Lets them run again. Synchronous and short, so that the wake path can
