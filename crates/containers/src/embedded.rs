@@ -333,8 +333,7 @@ impl Runtime for EmbeddedRuntime {
     }
 
     async fn page_out(&self, id: &SandboxId) -> Result<PagedOut, RuntimeError> {
-        let (inner, sandbox) = (Arc::clone(&self.inner), self.inner.find_sandbox(id)?);
-        blocking(move || inner.page_out(&sandbox)).await
+        self.inner.page_out(self.inner.find_sandbox(id)?).await
     }
 
     async fn record_working_set(&self, id: &SandboxId) -> Result<WorkingSetSize, RuntimeError> {
