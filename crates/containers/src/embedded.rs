@@ -332,6 +332,15 @@ impl Runtime for EmbeddedRuntime {
         self.inner.paging.swap().map(drop)
     }
 
+    async fn offer_paging(&self) -> Result<(), String> {
+        let _once = self.inner.paging.setting_up().await;
+        if !self.inner.paging.was_set_up() {
+            // Its failure is the reason that the next line gives.
+            let _reason = self.set_up_paging(self.swap_config()).await;
+        }
+        self.paging()
+    }
+
     async fn page_out(&self, id: &SandboxId) -> Result<PagedOut, RuntimeError> {
         self.inner.page_out(self.inner.find_sandbox(id)?).await
     }

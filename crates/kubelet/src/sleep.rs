@@ -185,9 +185,7 @@ impl Sleep {
     /// may set up swap.
     async fn paging(&self, runtime: &Arc<dyn Runtime>) -> &Result<(), String> {
         let ask = || async {
-            let runtime = runtime.clone();
-            let asked = tokio::task::spawn_blocking(move || runtime.paging()).await;
-            let offered = asked.unwrap_or_else(|_| Err("the question failed".to_owned()));
+            let offered = runtime.offer_paging().await;
             if let Err(reason) = &offered {
                 tracing::warn!(reason, "a policy allows PagedOut and this node does not offer it");
             }

@@ -30,24 +30,32 @@ const MAX_AT_ONCE: usize = 2;
 
 /// Whether paging out is offered, and the turns at it.
 pub(super) struct Offer {
-    swap: Mutex<Result<Arc<Swap>, String>>,
+    /// `None` until someone set it up or failed to.
+    swap: Mutex<Option<Result<Arc<Swap>, String>>>,
+    setting_up: tokio::sync::Mutex<()>,
     turns: Semaphore,
 }
 
 impl Default for Offer {
     fn default() -> Self {
-        Self { swap: Mutex::new(Err(not_set_up())), turns: Semaphore::new(MAX_AT_ONCE) }
+        Self { swap: Mutex::default(), setting_up: tokio::sync::Mutex::default(), turns: Semaphore::new(MAX_AT_ONCE) }
     }
-}
-
-fn not_set_up() -> String {
-    "paged out is not offered: it was not set up".to_owned()
 }
 
 impl Offer {
     /// The swap, or the reason why there is none.
     pub(super) fn swap(&self) -> Result<Arc<Swap>, String> {
-        lock(&self.swap).clone()
+        let unset = || Err("paged out is not offered: it was not set up".to_owned());
+        lock(&self.swap).clone().unwrap_or_else(unset)
+    }
+
+    pub(super) fn was_set_up(&self) -> bool {
+        lock(&self.swap).is_some()
+    }
+
+    /// While it is held, nobody else sets it up for the first time.
+    pub(super) async fn setting_up(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.setting_up.lock().await
     }
 }
 
@@ -145,7 +153,7 @@ impl EmbeddedRuntime {
             Ok(swap) => (Ok(Arc::new(swap)), Ok(())),
             Err(error) => (Err(reason(&error)), Err(error)),
         };
-        *lock(&self.inner.paging.swap) = offer;
+        *lock(&self.inner.paging.swap) = Some(offer);
         result
     }
 
@@ -184,7 +192,7 @@ impl Inner {
 
     /// Removes our device, if we made one.
     pub(super) fn remove_swap(&self) -> Result<(), RuntimeError> {
-        *lock(&self.paging.swap) = Err(not_set_up());
+        *lock(&self.paging.swap) = None;
         crate::swap::remove(&self.state.join(STATE_FILE)).map_err(|error| {
             let source = std::io::Error::other(reason(&error));
             io_error("remove the swap device")(source)

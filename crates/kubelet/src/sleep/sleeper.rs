@@ -339,7 +339,9 @@ impl Sleeper {
                 return;
             }
         }
-        let freed = paged.resident_before_bytes.saturating_sub(paged.resident_after_bytes);
+        let left = paged.resident_after_bytes + paged.held_in_bytes.unwrap_or(0);
+        let freed = paged.resident_before_bytes.saturating_sub(left);
+        lock(&self.learned).paged_out(freed, paged.resident_before_bytes, Instant::now());
         self.paged_bytes.store(freed, Ordering::Relaxed);
         let change = {
             let mut machine = lock(&self.machine);
