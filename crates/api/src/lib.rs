@@ -10,6 +10,7 @@ pub mod elastic;
 pub mod error;
 pub mod gvk;
 pub mod names;
+pub mod node_selector;
 pub mod quantity;
 pub mod quota;
 pub mod schema;

@@ -3,6 +3,8 @@
 //! The node agent drives pods through this trait alone. The embedded runtime
 //! implements it here; a CRI socket can take its place.
 
+pub mod paging;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,6 +13,8 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
+
+use self::paging::{PagedOut, WorkingSetSize};
 
 /// Names one sandbox; 64 lower-case hex digits, chosen by the runtime.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -65,6 +69,24 @@ pub struct SandboxConfig {
     pub annotations: BTreeMap<String, String>,
     /// Supplemental data for `/etc/hosts`: address and names, in order.
     pub hosts: Vec<(IpAddr, Vec<String>)>,
+    /// Which runtime is to run it; empty for the default. Names that are not
+    /// known are [`RuntimeError::Invalid`].
+    #[serde(default)]
+    pub handler: String,
+    /// A user namespace of its own: whom of the machine its users and groups
+    /// stand for. `None` for the machine's.
+    #[serde(default)]
+    pub users: Option<IdRange>,
+}
+
+/// Users and groups of the machine, one after the other, that stand for those
+/// from 0 on inside a user namespace. Users and groups have the same range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The one that 0 inside stands for.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
 }
 
 /// Who a sandbox belongs to.
@@ -315,6 +337,8 @@ pub struct SandboxStatus {
     pub netns: Option<PathBuf>,
     /// True while its processes are frozen.
     pub frozen: bool,
+    /// As configured.
+    pub users: Option<IdRange>,
 }
 
 /// Where a container is in its life.
@@ -365,8 +389,9 @@ pub struct ContainerStatus {
     pub created: SystemTime,
     /// Image as asked for.
     pub image: String,
-    /// Image id (config digest).
-    pub image_id: String,
+    /// What the image can be fetched by again, `name@sha256:…`; the image's id
+    /// (config digest) when it came from no registry.
+    pub image_ref: String,
     /// As configured.
     pub labels: BTreeMap<String, String>,
     /// As configured.
@@ -453,6 +478,8 @@ pub struct ContainerStats {
     pub memory_working_set_bytes: u64,
     /// Anonymous memory, bytes.
     pub memory_rss_bytes: u64,
+    /// Memory that is in swap, bytes.
+    pub swap_bytes: u64,
     /// Cumulative page faults.
     pub page_faults: u64,
     /// Cumulative major page faults.
@@ -537,6 +564,14 @@ pub struct ExecOutput {
 /// Why the runtime refused.
 #[derive(thiserror::Error, Debug)]
 pub enum RuntimeError {
+    /// The machine or the runtime does not have this.
+    #[error("{what} is not offered: {reason}")]
+    NotOffered {
+        /// What was asked for.
+        what: &'static str,
+        /// Why it is not there, and how to get it where that is known.
+        reason: String,
+    },
     /// No such sandbox, container or image.
     #[error("{what} {id:?} not found")]
     NotFound {
@@ -706,6 +741,32 @@ pub trait Runtime: Send + Sync + 'static {
     /// Lets them run again. Synchronous and short, so that the wake path can
     /// call it without a task switch.
     fn thaw(&self, id: &SandboxId) -> Result<(), RuntimeError>;
+
+    /// Whether memory of frozen sandboxes can be paged out; else the reason.
+    fn paging(&self) -> Result<(), String> {
+        Err("paged out is not offered: this runtime has no such thing".to_owned())
+    }
+    /// Moves the memory of a frozen sandbox to swap. A thaw meanwhile takes no
+    /// longer than without it and ends it.
+    async fn page_out(&self, id: &SandboxId) -> Result<PagedOut, RuntimeError> {
+        let reason = format!("this runtime cannot do it for sandbox {}", id.0);
+        Err(RuntimeError::NotOffered { what: "paging out", reason })
+    }
+    /// Remembers which pages the sandbox used since it was paged out and woken;
+    /// to be called once it has answered. Does nothing when it was not paged
+    /// out whole.
+    async fn record_working_set(&self, id: &SandboxId) -> Result<WorkingSetSize, RuntimeError> {
+        let reason = format!("this runtime cannot do it for sandbox {}", id.0);
+        Err(RuntimeError::NotOffered { what: "recording a working set", reason })
+    }
+    /// Maps the remembered pages again; to be called just before
+    /// [`Runtime::thaw`]. Blocking: nothing for a sandbox that is not paged
+    /// out or has no working set, else about 2 ms per MB, 32 MB at most.
+    /// Returns the bytes brought back. A failure is no reason not to thaw.
+    fn bring_back(&self, id: &SandboxId) -> Result<u64, RuntimeError> {
+        let reason = format!("this runtime cannot do it for sandbox {}", id.0);
+        Err(RuntimeError::NotOffered { what: "bringing pages back", reason })
+    }
 
     /// Runs a command to its end.
     async fn exec_sync(

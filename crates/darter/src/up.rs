@@ -105,7 +105,7 @@ pub(crate) async fn run(arguments: &arguments::Up) -> Result<(), UpError> {
     let stop = |kind| signal(kind).map_err(UpError::start("signal handling"));
     let (mut terminate, mut interrupt) = (stop(SignalKind::terminate())?, stop(SignalKind::interrupt())?);
     if !arguments.no_node {
-        node::preflight()?;
+        node::preflight(arguments)?;
     }
     let instance = Instance::new(&arguments.place.data_dir).map_err(|source| UpError::File {
         step: "finding",

@@ -29,6 +29,7 @@ use crate::netlink::log::{Logged, PacketLog};
 use crate::netlink::nftables::{self, Batch, Family};
 use crate::netlink::socket::set_option;
 use crate::netlink::{NetlinkError, Protocol, Socket, namespace, route};
+use crate::precedence;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::{BTreeMap, BTreeSet};
@@ -342,21 +343,6 @@ impl Drop for Activity {
     }
 }
 
-/// Gives the calling thread precedence over ordinary ones, so that a wake does
-/// not queue behind a busy node's work. It runs for microseconds a wake. Needs
-/// `CAP_SYS_NICE`.
-fn before_other_threads() -> std::io::Result<()> {
-    // SAFETY: sched_param is plain numbers, for which zero is a valid value.
-    #[expect(unsafe_code, reason = "libc has no constructor for it")]
-    let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
-    parameters.sched_priority = 1;
-    // SAFETY: 0 is the calling thread and the parameters outlive the call.
-    #[expect(unsafe_code, reason = "the scheduling class has no safe interface")]
-    let result =
-        unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) };
-    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-}
-
 fn armed(socket: &mut Socket, table: &str) -> Result<BTreeSet<IpAddr>, NetlinkError> {
     let found = nftables::elements(socket, Family::Ipv4, table, rules::ARMED, None)?;
     Ok(found.iter().filter(|element| element.used_ms_ago.is_none()).filter_map(|element| ipv4(&element.key)).collect())
@@ -380,7 +366,7 @@ struct Receiver {
 
 impl Receiver {
     fn run(mut self) {
-        if let Err(error) = before_other_threads() {
+        if let Err(error) = precedence::raise() {
             tracing::debug!(err = %error, "the thread that waits for packets has no precedence");
         }
         loop {
