@@ -15,7 +15,7 @@ pub(crate) struct Arguments {
     /// replay (API), cluster-trace (scheduler and controllers) or podtrace (node; needs root).
     #[arg(value_parser = ["replay", "cluster-trace", "podtrace"])]
     ring: String,
-    /// podtrace: only these areas, by comma; `all` for every recorded one.
+    /// podtrace: only these areas, by comma.
     #[arg(long, value_delimiter = ',', conflicts_with = "only")]
     area: Vec<String>,
     /// Only recordings whose path matches this expression.
