@@ -6,6 +6,7 @@
 //! re-exported as [`types`]; the API server works on untyped trees and schemas.
 
 pub mod amounts;
+pub mod elastic;
 pub mod error;
 pub mod gvk;
 pub mod names;

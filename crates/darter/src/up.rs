@@ -105,7 +105,7 @@ pub(crate) async fn run(arguments: &arguments::Up) -> Result<(), UpError> {
     let stop = |kind| signal(kind).map_err(UpError::start("signal handling"));
     let (mut terminate, mut interrupt) = (stop(SignalKind::terminate())?, stop(SignalKind::interrupt())?);
     if !arguments.no_node {
-        node::preflight()?;
+        node::preflight(arguments)?;
     }
     let instance = Instance::new(&arguments.place.data_dir).map_err(|source| UpError::File {
         step: "finding",
@@ -154,7 +154,7 @@ impl controllers::TokenSigner for Signer {
     }
 }
 
-/// Scheduler and controllers, each with its own identity.
+/// Scheduler, controllers and autoscaler, each with its own identity.
 fn start_deciders(
     control: &Control,
     arguments: &arguments::Up,
@@ -180,6 +180,13 @@ fn start_deciders(
     parts.spawn(async move {
         controllers.run(token).await;
         "the controllers"
+    });
+    let user = "system:serviceaccount:kube-system:horizontal-pod-autoscaler";
+    let autoscaler = autoscaler::hpa::Autoscaler::new(control.part(user), arguments.autoscaling.config());
+    let token = shutdown.clone();
+    parts.spawn(async move {
+        autoscaler.run(token).await;
+        "the autoscaler"
     });
     Ok(())
 }

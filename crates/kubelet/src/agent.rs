@@ -28,7 +28,7 @@ use crate::node_api::NodeApi;
 use crate::references::References;
 use crate::resolv;
 use crate::resources::{self, QosClass};
-use crate::sleep::Sleep;
+use crate::sleep::{Sleep, SleepTask};
 use crate::spec;
 use crate::tokens::Tokens;
 use crate::users::UserRanges;
@@ -65,6 +65,7 @@ pub struct Kubelet {
     context: Arc<Context>,
     recorder: client::events::RecorderTask,
     services: client::InformerTask,
+    sleep: SleepTask,
     node: client::InformerTask,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -87,6 +88,7 @@ impl Kubelet {
             }
         });
         let events = Events::new(recorder, &config.node_name);
+        let (sleep, sleep_task) = Sleep::new(&client, &config.node_name);
         let host_dns =
             std::fs::read_to_string(&config.resolv_conf).map(|text| resolv::parse(&text)).unwrap_or_default();
         let context = Context {
@@ -99,7 +101,7 @@ impl Kubelet {
             memory_bytes: machine::memory_bytes(),
             allocatable: RwLock::new(machine::allocatable_milli(&config)),
             busy: Context::turns(),
-            sleep: Sleep::new(),
+            sleep,
             services,
             node,
             host_dns,
@@ -113,6 +115,7 @@ impl Kubelet {
             context: Arc::new(context),
             recorder: recorder_task,
             services: services_task,
+            sleep: sleep_task,
             node: node_task,
             tasks,
             shutdown,
@@ -125,7 +128,7 @@ impl Kubelet {
     }
 
     /// The node's sleepers. Pods sleep once traffic can be seen: open
-    /// `network::activity::Activity` with [`Sleep::on_wake`], then hand it to
+    /// `network::activity::Activity` with [`Sleep::watcher`], then hand it to
     /// [`Sleep::enable`], at any time, also while the agent runs.
     pub fn sleep(&self) -> Sleep {
         self.context.sleep.clone()
@@ -133,7 +136,7 @@ impl Kubelet {
 
     /// Runs until `shutdown`. Containers outlive it.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StartError> {
-        let Self { context, recorder, services, node, tasks, shutdown: own } = self;
+        let Self { context, recorder, services, sleep, node, tasks, shutdown: own } = self;
         make_directories(&context.config)?;
         make_cgroups(&context).await?;
         // Before the first list, so that nothing is missed in between.
@@ -141,6 +144,8 @@ impl Kubelet {
         let left = left_by_former_run(&context).await?;
         tasks.spawn(recorder.run(own.clone()));
         tasks.spawn(services.run(own.clone()));
+        let registry = context.pods.clone();
+        tasks.spawn(sleep.run(move |namespace| rules_changed(&registry, namespace), own.clone()));
         tasks.spawn(node.run(own.clone()));
         tasks.spawn(node::run(context.clone(), own.clone()));
         tasks.spawn(runtime_events(context.clone(), events, own.clone()));
@@ -198,6 +203,13 @@ async fn left_by_former_run(context: &Context) -> Result<HashMap<String, Ids>, S
         }
     }
     Ok(left)
+}
+
+/// Tells the workers of a namespace to look at their rules of sleep.
+fn rules_changed(pods: &Registry, namespace: &str) {
+    for entry in pods.all().iter().filter(|entry| spec::namespace(&entry.pod) == namespace) {
+        entry.mailbox.post(PodEvent::Sleep);
+    }
 }
 
 /// Tells workers that something of theirs changed in the runtime.

@@ -17,7 +17,7 @@ pub(crate) enum PodEvent {
     Runtime,
     /// An object changed that the pod refers to.
     Reference,
-    /// It was frozen or thawed by its sleep controller.
+    /// It changed its rung of sleep, or the rules of sleep may be others.
     Sleep,
     /// Another pod gave back resources that this one waits for.
     Room,

@@ -37,7 +37,7 @@ pub(crate) struct Observed {
     pub(crate) created: SystemTime,
     /// Image as the pod names it.
     pub(crate) image: String,
-    /// Image id.
+    /// As the runtime refers to the image: `name@sha256:…`, or an id.
     pub(crate) image_id: String,
     /// See [`crate::spec::container_hash`].
     pub(crate) hash: Option<u64>,
@@ -133,7 +133,7 @@ pub(crate) fn container(status: ContainerStatus) -> Observed {
         state,
         created: status.created,
         image: info.image.unwrap_or(status.image),
-        image_id: status.image_id,
+        image_id: status.image_ref,
         hash: info.hash,
         user: status.user,
     }

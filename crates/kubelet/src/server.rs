@@ -306,7 +306,7 @@ impl Core {
     async fn metrics(&self, which: &[&str]) -> Result<Response<Body>, Response<Body>> {
         let figures = Figures::measure(&self.node).await;
         let metrics = match which {
-            [] => figures.own_metrics(self.node.pods().len()),
+            [] => figures.own_metrics(self.node.pods().len()) + &self.node.sleep().metrics().render(),
             ["resource"] => figures.resource_metrics(),
             ["cadvisor"] => figures.cadvisor_metrics(),
             ["probes"] => String::new(),

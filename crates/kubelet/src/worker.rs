@@ -92,7 +92,7 @@ pub(crate) struct Worker {
     /// Its users on the machine, if it has a user namespace of its own.
     users: Option<IdRange>,
     resizing: resize::Resizing,
-    rung: Option<rung::Rung>,
+    rung: Option<rung::RungKeeper>,
     rung_write: Option<BoxFuture<'static, ()>>,
 }
 

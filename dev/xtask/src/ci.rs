@@ -8,7 +8,7 @@ use crate::check::{Failure, cargo, run};
 use crate::{deny, tidy};
 
 /// Debian packages that tests of the node need, and a file that each brings.
-const TEST_PACKAGES: &[(&str, &str)] = &[("busybox-static", "/bin/busybox")];
+const TEST_PACKAGES: &[(&str, &str)] = &[("busybox-static", "/bin/busybox"), ("iproute2", "/usr/sbin/ip")];
 
 #[derive(clap::Args)]
 pub(crate) struct TestArguments {
@@ -49,11 +49,12 @@ pub(crate) fn ci(_arguments: &CiArguments) -> Result<(), Failure> {
     tidy::run()?;
     deny::run()?;
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    run(cargo().args(["clippy", "-p", "darter", "--test", "rings", "--", "-D", "warnings"]))?;
     test(&TestArguments { filter: None, profile: "ci".to_owned() })
 }
 
 /// Installs what the tests need and this machine lacks.
-fn prepare() -> Result<(), Failure> {
+pub(crate) fn prepare() -> Result<(), Failure> {
     for (package, file) in TEST_PACKAGES {
         if Path::new(file).exists() {
             continue;

@@ -1,5 +1,6 @@
 //! `rings NAME`: a running Darter held against recorded behaviour of upstream
-//! Kubernetes. Slow and by name; they confirm, the first ring finds. The
+//! Kubernetes, against clients that take long to build, and against being
+//! killed often. Slow and by name; they confirm, the first ring finds. The
 //! recordings and their checkers lie beside the repository, in ../shared.
 
 mod podtrace;
@@ -7,17 +8,26 @@ mod podtrace;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::check::{Failure, read, root, run};
+use crate::check::{Failure, cargo, read, root, run};
+use crate::ci;
 use crate::cluster::{self, Cluster};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// replay (API), cluster-trace (scheduler and controllers) or podtrace (node; needs root).
-    #[arg(value_parser = ["replay", "cluster-trace", "podtrace"])]
+    /// replay (API), cluster-trace (scheduler and controllers), podtrace (node),
+    /// clients (kube-rs) or loops (kills and leftovers). The last three need root.
+    #[arg(value_parser = ["replay", "cluster-trace", "podtrace", "clients", "loops"])]
     ring: String,
     /// podtrace: only these areas, by comma.
     #[arg(long, value_delimiter = ',', conflicts_with = "only")]
     area: Vec<String>,
+    /// Loops only: this many kills of the server and of the node, and ten times
+    /// as many pods, in place of 50, 20 and 200.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: Option<u32>,
+    /// Clients and loops only: test the release build, as the others do.
+    #[arg(long)]
+    release: bool,
     /// Only recordings whose path matches this expression.
     #[arg(long)]
     only: Option<String>,
@@ -39,8 +49,31 @@ pub(crate) struct Arguments {
     inside: Option<PathBuf>,
 }
 
-/// Starts a throw-away cluster, runs the ring and prints its result.
+/// Runs the ring and prints its result.
 pub(crate) fn run_ring(arguments: &Arguments) -> Result<(), Failure> {
+    match arguments.ring.as_str() {
+        "clients" => tests("kube_rs::", arguments),
+        "loops" => tests("loops::", arguments),
+        _ => recordings(arguments),
+    }
+}
+
+/// Runs tests of the slow target, one after the other.
+fn tests(filter: &str, arguments: &Arguments) -> Result<(), Failure> {
+    ci::prepare()?;
+    let mut command = cargo();
+    command.args(["test", "--locked", "-p", "darter", "--test", "rings"]);
+    if arguments.release {
+        command.arg("--release");
+    }
+    if let Some(rounds) = arguments.rounds {
+        command.env("DARTER_ROUNDS", rounds.to_string());
+    }
+    run(command.args(["--", "--test-threads", "1", "--nocapture", filter]))
+}
+
+/// Holds a throw-away cluster against recordings.
+fn recordings(arguments: &Arguments) -> Result<(), Failure> {
     let shared = root().join(&arguments.shared);
     if !shared.join("upstream-1.36").is_dir() {
         return Err(Failure::Missing {

@@ -146,13 +146,16 @@ impl Freezer {
         }
     }
 
-    /// Lets the processes run.
+    /// Lets the processes run. A group that was removed holds none.
     pub(crate) fn thaw(&self) -> io::Result<()> {
         let word: &[u8] = match self.kind {
             Kind::Unified(_) => b"0",
             Kind::State => b"THAWED",
         };
-        (&self.control).write_all(word)
+        match (&self.control).write_all(word) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            result => result,
+        }
     }
 
     /// True when the kernel reports the group as frozen.

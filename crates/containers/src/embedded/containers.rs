@@ -106,7 +106,7 @@ impl Container {
             state,
             created: instant(record.created_ns),
             image: record.config.image,
-            image_id: record.image_id,
+            image_ref: if record.image_digest.is_empty() { record.image_id } else { record.image_digest },
             labels: record.config.labels,
             annotations: record.config.annotations,
             log_path: record.log_path,
@@ -180,6 +180,7 @@ impl Inner {
             sandbox: sandbox.id.clone(),
             created_ns: now_ns(),
             image_id: image.id.clone(),
+            image_digest: image.digest_under(&config.image).unwrap_or_default(),
             layers,
             cgroup,
             stop_signal: resolved.stop_signal,
@@ -219,6 +220,7 @@ impl Inner {
         self.cgroups.create(group).map_err(io_error(format!("make cgroup {group}")))?;
         self.cgroups.set(group, &record.config.resources).map_err(io_error("set the container's limits"))?;
         self.cgroups.kill_as_one(group).map_err(io_error("set the container's limits"))?;
+        self.cgroups.forbid_swap(group).map_err(io_error("keep the container out of swap"))?;
         if !record.config.security.privileged {
             self.cgroups.allow_devices(group, &resolved.devices).map_err(io_error("set the container's devices"))?;
         }

@@ -39,6 +39,9 @@ pub(super) struct ContainerRecord {
     /// Nanoseconds since the epoch.
     pub(super) created_ns: u64,
     pub(super) image_id: String,
+    /// `name@sha256:…` of its registry; empty when it came from none.
+    #[serde(default)]
+    pub(super) image_digest: String,
     /// Layer directories in use.
     pub(super) layers: Vec<String>,
     /// Relative to the hierarchies' roots.

@@ -58,6 +58,16 @@ pub(crate) struct ImageRecord {
     pub(crate) pinned: bool,
 }
 
+impl ImageRecord {
+    /// `name@sha256:…`: under the name of this reference, or under any other
+    /// that the image was fetched by.
+    pub(crate) fn digest_under(&self, reference: &str) -> Option<String> {
+        let name = Reference::parse(reference).ok().map(|reference| reference.name());
+        let same = |digest: &&String| digest.split_once('@').map(|(have, _)| have) == name.as_deref();
+        self.digests.iter().find(same).or_else(|| self.digests.first()).cloned()
+    }
+}
+
 /// Images and layers below one directory.
 pub struct ImageStore {
     root: PathBuf,

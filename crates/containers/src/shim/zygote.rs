@@ -23,8 +23,10 @@ pub(super) fn run() -> ! {
     sys::ignore_children();
     // Not dumpable: a container's process must never read a shim's memory or
     // reach the machine's root through it, even with the same user id.
+    // The name is the program's, which was started by a descriptor's number.
     let code = match sys::prctl(libc::PR_SET_DUMPABLE, 0, 0)
-        .and_then(|_| rustix::process::setsid().map_err(io::Error::from))
+        .and_then(|_| rustix::thread::set_name(c"darter-zygote").map_err(io::Error::from))
+        .and_then(|()| rustix::process::setsid().map_err(io::Error::from))
     {
         Ok(_) => serve(&control),
         Err(error) => {

@@ -116,6 +116,10 @@ fn open_store(arguments: &arguments::Up, instance: &Instance) -> Result<Arc<dyn 
         return Err(UpError::Flag { flag: "store", value: arguments.store.clone(), reason });
     }
     let path = instance.data_dir.clone();
+    if path.exists() && !path.is_dir() {
+        let reason = "is not a directory; name one, or a path where nothing is yet".to_owned();
+        return Err(UpError::Flag { flag: "data-dir", value: path.display().to_string(), reason });
+    }
     std::fs::create_dir_all(&path).map_err(|source| UpError::File { step: "creating", path, source })?;
     let store = store::EmbeddedStore::open(&instance.store(), store::embedded::Options::default());
     Ok(Arc::new(store.map_err(UpError::start("the store"))?))

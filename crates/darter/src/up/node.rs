@@ -1,6 +1,7 @@
 //! The node's parts: runtime, pod network, Service rules, DNS, agent. They
 //! speak to the API as this node and as nothing more.
 
+mod host;
 mod network;
 
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +23,7 @@ use crate::arguments;
 use crate::instance::Instance;
 use crate::pki::Subject;
 use crate::transport::InProcess;
+pub(super) use host::preflight;
 use network::DeferredNetwork;
 
 /// What the node's parts are made from.
@@ -30,24 +32,6 @@ struct Context<'a> {
     instance: &'a Instance,
     control: &'a Control,
     name: &'a str,
-}
-
-/// What a node needs of this process; checked before anything is made.
-pub(super) fn preflight() -> Result<(), UpError> {
-    if !rustix::process::geteuid().is_root() {
-        let what =
-            "a node starts containers, which needs root; run it with sudo, or the control plane alone with --no-node";
-        return Err(UpError::Host { what: what.to_owned() });
-    }
-    let overlay = std::fs::read_to_string("/proc/filesystems")
-        .unwrap_or_default()
-        .lines()
-        .any(|line| line.trim_end().ends_with("overlay"));
-    if !overlay {
-        let what = "the kernel has no overlayfs (CONFIG_OVERLAY_FS); load it with `modprobe overlay`, or run the control plane alone with --no-node";
-        return Err(UpError::Host { what: what.to_owned() });
-    }
-    Ok(())
 }
 
 /// Starts them and waits until the node is ready; returns its name.

@@ -61,13 +61,28 @@ impl Cluster {
         panic!("the cluster ended before it was ready:\n{}", self.log());
     }
 
-    /// Kills the server the hard way and starts it again on the same port.
-    pub fn kill_and_restart(&mut self) {
-        let child = self.child.as_mut().unwrap();
+    /// Kills the server the hard way.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Starts the server again, on the port that it had.
+    pub fn restart(&mut self) {
         let listen = self.server.trim_start_matches("https://").to_owned();
         self.resume(&listen);
+    }
+
+    /// Kills the server the hard way and starts it again on the same port.
+    pub fn kill_and_restart(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
+    /// The server's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 
     /// A path in the test's folder.

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+/// This machine's, in the words of images.
+pub const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 const BUSYBOX: &str = "/bin/busybox";
 /// Names under which busybox is found in the image.
 const APPLETS: &[&str] = &[
@@ -39,11 +41,10 @@ pub fn busybox(folder: &Path, reference: &str, command: &[&str]) -> PathBuf {
         layer.append_link(&mut header, format!("bin/{applet}"), "busybox").unwrap();
     }
     let layer = layer.into_inner().unwrap();
-    let digest: String = Sha256::digest(&layer).iter().map(|byte| format!("{byte:02x}")).collect();
     let config = json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
+        "architecture": ARCHITECTURE, "os": "linux",
         "config": {"Cmd": command, "Env": ["PATH=/bin"]},
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
+        "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
     });
     let path = folder.join(format!("{}.tar", reference.replace(['/', ':'], "_")));
     let mut archive = tar::Builder::new(File::create(&path).unwrap());
@@ -53,6 +54,21 @@ pub fn busybox(folder: &Path, reference: &str, command: &[&str]) -> PathBuf {
     add(&mut archive, "manifest.json", manifest.to_string().as_bytes(), 0o644);
     archive.into_inner().unwrap().flush().unwrap();
     path
+}
+
+/// A layer with these files, readable by all.
+pub fn layer(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut layer = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        add(&mut layer, name, content, 0o644);
+    }
+    layer.into_inner().unwrap()
+}
+
+/// `sha256:…` of these bytes.
+pub fn digest(bytes: &[u8]) -> String {
+    let digits: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{digits}")
 }
 
 fn add<W: Write>(archive: &mut tar::Builder<W>, name: &str, data: &[u8], mode: u32) {

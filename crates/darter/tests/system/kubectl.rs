@@ -22,7 +22,7 @@ impl Kubectl {
         Self { program: tools::kubectl(), kubeconfig: cluster.path("kubeconfig"), home: cluster.path("home") }
     }
 
-    fn command(&self, line: &str) -> Command {
+    pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.env("KUBECONFIG", &self.kubeconfig).env("HOME", &self.home).args(words(line));
         command
@@ -33,15 +33,21 @@ impl Kubectl {
         succeed(&mut self.command(line))
     }
 
+    /// Standard output if it succeeds.
+    pub fn try_ok(&self, line: &str) -> Option<String> {
+        let output = run(&mut self.command(line));
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
     /// Must succeed and say this.
-    fn says(&self, line: &str, expected: &str) -> String {
+    pub fn says(&self, line: &str, expected: &str) -> String {
         let said = self.ok(line);
         assert!(said.contains(expected), "kubectl {line}: no {expected:?} in\n{said}");
         said
     }
 
     /// Must fail and say this on standard error.
-    fn fails(&self, line: &str, expected: &str) {
+    pub fn fails(&self, line: &str, expected: &str) {
         let output = run(&mut self.command(line));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success(), "kubectl {line} succeeded");
@@ -49,7 +55,7 @@ impl Kubectl {
     }
 
     /// Must succeed, given this on standard input.
-    fn feed(&self, line: &str, input: &str) -> String {
+    pub fn feed(&self, line: &str, input: &str) -> String {
         let mut child =
             self.command(line).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
@@ -57,6 +63,26 @@ impl Kubectl {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "kubectl {line} failed:\n{text}{}", String::from_utf8_lossy(&output.stderr));
         text
+    }
+}
+
+/// What the cluster looked like when a test failed.
+impl Drop for Kubectl {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let show = |line: &str| {
+            let output = run(&mut self.command(&format!("{line} --request-timeout=5s")));
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            eprintln!("kubectl {line}:\n{said}");
+            said
+        };
+        show("get pods,services -A -o wide");
+        show("get events -A");
+        for pod in show("get pods -o name").lines() {
+            show(&format!("logs --tail=5 --all-containers {pod}"));
+        }
     }
 }
 

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::harness::{Cluster, eventually};
-use super::images;
 use super::kubectl::Kubectl;
+use super::{adoption, images, machine, traces, writes};
 
 #[test]
 fn containers_and_objects_outlive_a_kill_of_the_whole_server() {
@@ -26,4 +26,24 @@ fn containers_and_objects_outlive_a_kill_of_the_whole_server() {
     let started = |stat: &str| stat.split_whitespace().nth(21).unwrap().to_owned();
     assert_eq!(started(&after), started(&uptime), "the same process");
     k.ok("delete pod kept --grace-period=1 --timeout=20s");
+}
+
+#[test]
+fn no_acknowledged_write_and_no_event_is_lost_in_three_kills() {
+    let figures = writes::survive(3);
+    println!("3 kills: {figures}");
+}
+
+#[test]
+fn no_container_is_restarted_in_two_kills() {
+    if machine::alone() {
+        adoption::survive(2);
+    }
+}
+
+#[test]
+fn twenty_pods_leave_the_machine_as_it_was() {
+    if machine::alone() {
+        traces::leave_none(20);
+    }
 }

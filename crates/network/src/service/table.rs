@@ -3,7 +3,8 @@
 
 use super::layout::{self, Contribution, GroupName, Surroundings};
 use super::plan::{PlannedService, Target};
-use crate::netlink::expression::Data;
+use crate::hold::{Fate, Place};
+use crate::netlink::expression::{Data, Verdict};
 use crate::netlink::nftables::{RuleSet, Set};
 use client::ObjectKey;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -61,6 +62,8 @@ pub(super) struct Difference {
     pub(super) new: RuleSet,
     /// Endpoints that no longer serve their group.
     pub(super) gone: BTreeSet<(u32, Target)>,
+    /// What becomes of new connections to the frontends that changed.
+    pub(super) fates: BTreeMap<Place, Fate>,
 }
 
 impl Table {
@@ -122,6 +125,9 @@ impl Table {
         }
         let mut difference = Difference { gone, ..Difference::default() };
         for place in touched {
+            if let Some(frontend) = layout::place_of(place.0, &place.1) {
+                difference.fates.insert(frontend, self.fate(&place));
+            }
             let old = before.remove(&place).flatten();
             let new = self.effective(&place).cloned();
             for (rules, value) in [(&mut difference.old, old), (&mut difference.new, new)] {
@@ -161,6 +167,17 @@ impl Table {
             rules.chains.extend(entry.contribution.chains.clone());
         }
         rules
+    }
+
+    fn fate(&self, place: &(&'static str, Vec<u8>)) -> Fate {
+        let first = self.elements.get(place).and_then(|claims| claims.first());
+        match first {
+            Some((owner, Some(Data::Verdict(Verdict::Goto(chain))))) if layout::held_by(chain).is_some() => {
+                Fate::Held(owner.clone())
+            }
+            Some(_) => Fate::Served,
+            None => Fate::Refused,
+        }
     }
 
     fn effective(&self, place: &(&'static str, Vec<u8>)) -> Option<&Option<Data>> {

@@ -48,7 +48,10 @@ pub enum OpenError {
         found: String,
     },
     /// The directory was written by a version that uses another format.
-    #[error("{path} has data format {found}, this version reads and writes format {supported}")]
+    #[error(
+        "{path} has data format {found}, this version reads and writes format {supported}; \
+         open it with the version that wrote it, or choose another directory"
+    )]
     OtherFormat {
         /// The directory.
         path: PathBuf,
@@ -58,7 +61,7 @@ pub enum OpenError {
         supported: u32,
     },
     /// Another process has the directory open.
-    #[error("{path} is in use by another process")]
+    #[error("{path} is in use by another process; end that one first, or choose another directory")]
     InUse {
         /// The directory.
         path: PathBuf,

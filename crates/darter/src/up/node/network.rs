@@ -140,7 +140,7 @@ async fn start_dns(
 /// Opens the kernel's view of pod traffic and lets pods fall asleep.
 pub(super) fn watch_traffic(node: &Context<'_>, range: &str, sleep: &kubelet::sleep::Sleep) -> Result<(), UpError> {
     let config = networks(node.arguments, range)?.activity(node.instance);
-    let activity = Activity::open(config, sleep.on_wake()).map_err(UpError::start("the view of pod traffic"))?;
+    let activity = Activity::open(config, sleep.watcher()).map_err(UpError::start("the view of pod traffic"))?;
     sleep.enable(Arc::new(activity));
     Ok(())
 }
