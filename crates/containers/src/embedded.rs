@@ -246,6 +246,10 @@ impl Runtime for EmbeddedRuntime {
         (NAME.to_owned(), env!("CARGO_PKG_VERSION").to_owned())
     }
 
+    fn handlers(&self) -> Vec<String> {
+        std::iter::once("").chain(HANDLERS).map(str::to_owned).collect()
+    }
+
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxId, RuntimeError> {
         self.inner.run_sandbox(config).await
     }

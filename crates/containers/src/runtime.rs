@@ -585,6 +585,9 @@ pub trait SandboxNetwork: Send + Sync + 'static {
 pub trait Runtime: Send + Sync + 'static {
     /// Name, and version as shown in node status (`darter`, `0.1.0`).
     fn version(&self) -> (String, String);
+    /// Names that [`SandboxConfig::handler`] may have; the default, an empty
+    /// one, first.
+    fn handlers(&self) -> Vec<String>;
     /// Makes and starts a sandbox.
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxId, RuntimeError>;
     /// Stops its containers, tears its network down.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission;
+use crate::classes::Classes;
 use crate::config::KubeletConfig;
 use crate::context::{Context, Registry};
 use crate::events::Events;
@@ -95,6 +96,7 @@ impl Kubelet {
             tokens: Tokens::new(client.clone()),
             puller: Puller::new(runtime.clone(), events.clone(), config.parallel_pulls),
             users: UserRanges::default(),
+            classes: Classes::default(),
             runtime_name: runtime.version().0,
             memory_bytes: machine::memory_bytes(),
             allocatable: RwLock::new(machine::allocatable_milli(&config)),

@@ -10,6 +10,7 @@ use client::{Client, Informer};
 use containers::runtime::{DnsConfig, Runtime, SandboxId};
 use tokio::sync::Semaphore;
 
+use crate::classes::Classes;
 use crate::config::KubeletConfig;
 use crate::events::Events;
 use crate::image::Puller;
@@ -35,6 +36,7 @@ pub(crate) struct Context {
     pub(crate) tokens: Tokens,
     pub(crate) puller: Puller,
     pub(crate) users: UserRanges,
+    pub(crate) classes: Classes,
     pub(crate) services: Informer<core::Service>,
     /// This node's own object alone.
     pub(crate) node: Informer<core::Node>,

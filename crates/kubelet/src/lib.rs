@@ -15,6 +15,7 @@ pub mod sleep;
 
 mod admission;
 mod backoff;
+mod classes;
 mod context;
 mod env;
 mod events;

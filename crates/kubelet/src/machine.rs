@@ -91,6 +91,13 @@ pub(crate) fn facts() -> Facts {
     }
 }
 
+/// Whether a kernel of this release can show image layers under other owners,
+/// which user namespaces need: 6.13 takes layers as descriptors.
+pub(crate) fn maps_layers(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 13)
+}
+
 /// `amd64`, `arm64`, …: as Kubernetes names them.
 pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
@@ -98,5 +105,18 @@ pub(crate) fn architecture() -> &'static str {
         "aarch64" => "arm64",
         "x86" => "386",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_mapped_from_6_13_on() {
+        for (release, can) in [("6.12.9", false), ("6.13.0-1-amd64", true), ("7.0", true), ("5.20", false), ("", false)]
+        {
+            assert_eq!(maps_layers(release), can, "{release:?}");
+        }
     }
 }

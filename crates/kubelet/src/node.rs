@@ -167,6 +167,7 @@ impl Node {
     async fn status(&self) -> core::NodeStatus {
         let config = &self.context.config;
         let facts = machine::facts();
+        let maps_layers = machine::maps_layers(&facts.kernel);
         let (runtime, version) = self.context.runtime.version();
         let mut addresses: Vec<core::NodeAddress> = config
             .node_ips
@@ -196,8 +197,20 @@ impl Node {
                 system_uuid: facts.system_uuid,
                 ..core::NodeSystemInfo::default()
             }),
+            features: Some(core::NodeFeatures { supplemental_groups_policy: Some(true) }),
+            runtime_handlers: Some(self.handlers(maps_layers)),
             ..core::NodeStatus::default()
         }
+    }
+
+    /// What a RuntimeClass may name.
+    fn handlers(&self, user_namespaces: bool) -> Vec<core::NodeRuntimeHandler> {
+        let features = core::NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(true),
+            user_namespaces: Some(user_namespaces),
+        };
+        let named = |name| core::NodeRuntimeHandler { name: Some(name), features: Some(features.clone()) };
+        self.context.runtime.handlers().into_iter().map(named).collect()
     }
 
     fn conditions(&self) -> Vec<core::NodeCondition> {

@@ -95,6 +95,11 @@ impl Observation {
         self.containers.iter().find(|c| c.name == name && matches!(c.state, ContainerState::Exited { .. }))
     }
 
+    /// Whether the container was made in the newest sandbox.
+    pub(crate) fn is_of_newest_sandbox(&self, container: &Observed) -> bool {
+        self.sandboxes.first().is_some_and(|sandbox| sandbox.id == container.sandbox)
+    }
+
     /// Addresses of the newest sandbox that is ready.
     pub(crate) fn ips(&self) -> Vec<IpAddr> {
         self.sandboxes.first().filter(|s| s.ready).map(|s| s.ips.clone()).unwrap_or_default()

@@ -214,7 +214,8 @@ pub(crate) fn format_milli(milli: i128, binary: bool) -> String {
     format!("{units}{suffix}")
 }
 
-fn shares(milli_cpu: i64) -> u64 {
+/// Thousandths of a CPU as shares of a cgroup.
+pub(crate) fn shares(milli_cpu: i64) -> u64 {
     let shares = u64::try_from(milli_cpu.saturating_mul(SHARES_PER_CPU) / 1000).unwrap_or(0);
     shares.clamp(MIN_SHARES, MAX_SHARES)
 }

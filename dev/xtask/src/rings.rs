@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
     /// clients (kube-rs) or loops (kills and leftovers). The last three need root.
     #[arg(value_parser = ["replay", "cluster-trace", "podtrace", "clients", "loops"])]
     ring: String,
-    /// podtrace: only these areas, by comma; `all` for every recorded one.
+    /// podtrace: only these areas, by comma.
     #[arg(long, value_delimiter = ',', conflicts_with = "only")]
     area: Vec<String>,
     /// Loops only: this many kills of the server and of the node, and ten times

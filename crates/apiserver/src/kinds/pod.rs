@@ -1,5 +1,6 @@
 //! Pods.
 
+mod amounts;
 mod cells;
 pub(super) mod defaults;
 mod qos;
@@ -50,10 +51,17 @@ impl Strategy for Pod {
         }
     }
 
+    fn validate_create(&self, object: &Value, errors: &mut Errors) {
+        amounts::validate(object, errors);
+    }
+
     fn validate_update(&self, new: &Value, old: &Value, part: Part, errors: &mut Errors) {
         match part {
             Part::Main => update::main(new, old, errors),
-            Part::Other("resize") => update::resize(new, old, errors),
+            Part::Other("resize") => {
+                amounts::validate(new, errors);
+                update::resize(new, old, errors);
+            }
             Part::Status | Part::Other(_) => {}
         }
     }

@@ -43,7 +43,19 @@ pub(super) fn plan(input: &Input<'_>, draft: &mut Draft) -> bool {
                 sidecar_running(input, draft, observed, (index, last), &mut initialized, before);
             }
             ContainerState::Running { .. } => {}
-            ContainerState::Exited { .. } if sidecar => draft.init.push(index),
+            ContainerState::Exited { reason, .. } if sidecar => {
+                // A sidecar that ended before anybody looked was started all
+                // the same, and what waits for its start need wait no more.
+                let ran = reason != "StartError" && input.observed.is_of_newest_sandbox(observed);
+                if ran && container.startup_probe.is_none() {
+                    if index == last {
+                        initialized = true;
+                    } else if !before {
+                        draft.init.push(index + 1);
+                    }
+                }
+                draft.init.push(index);
+            }
             ContainerState::Exited { exit_code: 0, .. } => {
                 if index == last {
                     initialized = true;

@@ -168,6 +168,23 @@ fn sidecars_start_in_order_and_are_kept_running() {
 }
 
 #[test]
+fn a_sidecar_that_ended_at_once_holds_up_nobody_but_one_with_a_startup_probe_does() {
+    let with = |init: serde_json::Value| pod(json!({"initContainers": init, "containers": [{"name": "a"}]}));
+    let side = json!({"name": "s", "restartPolicy": "Always"});
+    let probed = json!({"name": "s", "restartPolicy": "Always", "startupProbe": {}});
+    check(&with(json!([side])), Some(true), &["s=exit:1"], &["start Init 0", "start Main 0"]);
+    check(&with(json!([side, {"name": "i"}])), Some(true), &["s=exit:1"], &["start Init 0", "start Init 1"]);
+    check(&with(json!([probed])), Some(true), &["s=exit:1"], &["start Init 0"]);
+    let of_another = |pod: &core::Pod| {
+        let mut observed = observe(pod, Some(true), &["s=exit:1"]);
+        observed.containers[0].sandbox = SandboxId("old".into());
+        observed
+    };
+    let pod = with(json!([side]));
+    check_with(&pod, &of_another(&pod), &HashMap::new(), &["start Init 0"]);
+}
+
+#[test]
 fn failed_probes_and_changes_replace_a_running_container() {
     let pod = two("Always");
     let observed = observe(&pod, Some(true), &["a=running", "b=running"]);

@@ -7,6 +7,7 @@ use containers::runtime::Resources;
 
 use super::job::JobDone;
 use super::steps::Job;
+use crate::classes;
 use crate::plan::Resized;
 use crate::resize::Amounts;
 use crate::resources;
@@ -66,6 +67,7 @@ impl Job {
         }
         self.set_pod(shares_way == Ordering::Less, &shares).await?;
         self.set_pod(quota_way == Ordering::Less, &quota).await?;
+        classes::update(&self.context).await;
         for container in containers {
             let own = spec::find(&self.pod, &container.name).and_then(|(_, c)| c.resources.clone());
             done.actual.push((container.name.clone(), own));

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::deadlines::{RETRY, stretched};
 use super::job::JobDone;
 use super::{Stage, Worker};
+use crate::classes;
 use crate::kill::Killer;
 use crate::resources;
 use crate::status;
@@ -112,6 +113,7 @@ impl Worker {
         if let Err(err) = self.context.runtime.remove_cgroup(&cgroup).await {
             tracing::warn!(uid = %self.uid, err = %api::error::Chain(&err), "pod cgroup could not be removed");
         }
+        classes::update(&self.context).await;
     }
 
     /// Removes every trace of the pod from the machine.

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::container::Starter;
 use super::job::{JobDone, Progress};
+use crate::classes;
 use crate::context::Context;
 use crate::image::Keyring;
 use crate::kill::Killer;
@@ -71,6 +72,9 @@ impl Job {
             return false;
         }
         let path = resources::cgroup_path(&context.config.cgroup_root, &self.pod);
+        if self.observed.usable_sandbox().is_none() {
+            classes::update(&context).await;
+        }
         if self.observed.usable_sandbox().is_none()
             && let Err(err) = context.runtime.set_cgroup(&path, resources::of_pod_cgroup(&self.pod)).await
         {
