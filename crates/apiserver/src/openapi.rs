@@ -4,6 +4,7 @@
 mod custom;
 mod definitions;
 mod operations;
+mod protobuf;
 
 use std::collections::BTreeSet;
 
@@ -65,8 +66,17 @@ pub fn v3(served: &Served, name: &str, schemas: CustomSchemas<'_>) -> Option<Doc
     Some(Document { body: Bytes::from(document.to_string()), etag: fingerprint(served, name, schemas) })
 }
 
-/// `/openapi/v2`: everything in one document.
+/// `/openapi/v2`: everything in one document, as JSON.
 pub fn v2(served: &Served, schemas: CustomSchemas<'_>) -> Document {
+    Document::new(Bytes::from(v2_value(served, schemas).to_string()))
+}
+
+/// `/openapi/v2` in the protobuf form of gnostic.
+pub fn v2_protobuf(served: &Served, schemas: CustomSchemas<'_>) -> Document {
+    Document::new(Bytes::from(protobuf::encode(&v2_value(served, schemas))))
+}
+
+fn v2_value(served: &Served, schemas: CustomSchemas<'_>) -> Value {
     let names = document_names(served);
     let mut paths = Operations::builtin().paths(|document| names.contains(document));
     let versions = served
@@ -86,7 +96,7 @@ pub fn v2(served: &Served, schemas: CustomSchemas<'_>) -> Document {
     let paths: Map<String, Value> = paths.into_iter().map(|(path, item)| (path, operations::to_v2(item))).collect();
     let paths = Value::Object(paths);
     definitions.require(&paths);
-    let document = json!({
+    json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": "unversioned"},
         "paths": paths,
@@ -94,8 +104,7 @@ pub fn v2(served: &Served, schemas: CustomSchemas<'_>) -> Document {
         "securityDefinitions": {"BearerToken": {"type": "apiKey", "description": "Bearer Token authentication",
             "name": "authorization", "in": "header"}},
         "security": [{"BearerToken": []}],
-    });
-    Document::new(Bytes::from(document.to_string()))
+    })
 }
 
 /// Names of the documents, built-in ones and those of custom groups.

@@ -151,6 +151,9 @@ fn openapi(core: &Core, method: &Method, headers: &HeaderMap, path: &str, query:
     let served = core.catalog.served();
     let schemas = |_: &crate::kinds_table::Kind| None;
     match path {
+        "/openapi/v2" if wants_protobuf(headers) => {
+            document_answer(openapi::v2_protobuf(&served, &schemas), OPENAPI_V2_PROTOBUF, headers)
+        }
         "/openapi/v2" => document_answer(openapi::v2(&served, &schemas), "application/json", headers),
         _ if *method != Method::GET => not_found(),
         "/openapi/v3" => document_answer(openapi::v3_index(&served, &schemas), "text/plain; charset=utf-8", headers),
@@ -169,6 +172,21 @@ fn openapi(core: &Core, method: &Method, headers: &HeaderMap, path: &str, query:
             document_answer(document, "application/json", headers)
         }
     }
+}
+
+/// The type that the protobuf form is answered with.
+const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// Whether the first type that is known asks for protobuf; the name with `@` is
+/// the one that clients send.
+fn wants_protobuf(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut known = accepted.split(',').filter_map(|range| match range.split(';').next()?.trim() {
+        "application/com.github.proto-openapi.spec.v2@v1.0+protobuf" | OPENAPI_V2_PROTOBUF => Some(true),
+        "application/json" | "*/*" => Some(false),
+        _ => None,
+    });
+    known.next().unwrap_or(false)
 }
 
 /// Discovery: plain, or aggregated where the client asks for it.
