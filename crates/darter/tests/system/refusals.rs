@@ -220,7 +220,7 @@ fn pods(down: &str, open: &str, guarded: &str) -> Vec<(&'static str, String, Vec
         ("refusing", container(&format!("{guarded}/app:1")), words(&[guarded, "certificate"])),
         ("plain", container(&format!("{open}/none:1")), words(&[open])),
         ("command", own("[no-such-command]"), words(&["no-such-command", "executable file not found in $PATH"])),
-        ("folder", own("[/tmp]"), words(&["/tmp", "permission denied"])),
+        ("folder", own("[/tmp]"), words(&["/tmp", "is a directory"])),
         (
             "config",
             "{name: app, image: \"test.local/busybox:1\", envFrom: [{configMapRef: {name: none}}]}".into(),
