@@ -6,9 +6,11 @@
 //! re-exported as [`types`]; the API server works on untyped trees and schemas.
 
 pub mod amounts;
+pub mod elastic;
 pub mod error;
 pub mod gvk;
 pub mod names;
+pub mod node_selector;
 pub mod quantity;
 pub mod quota;
 pub mod schema;

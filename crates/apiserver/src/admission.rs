@@ -17,6 +17,7 @@ mod escalation;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_resize;
 mod pod_security;
 mod priority;
 mod resource_quota;
@@ -135,6 +136,7 @@ impl Chain {
             Box::new(storage_protection::StorageObjectInUseProtection),
             Box::new(storage_protection::PersistentVolumeClaimResize),
             Box::new(runtime_class::RuntimeClass),
+            Box::new(pod_resize::PodResize),
             Box::new(default_class::STORAGE),
             Box::new(default_class::INGRESS),
             // What is checked is what will be stored.

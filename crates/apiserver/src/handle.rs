@@ -81,6 +81,11 @@ async fn route(
         let answer = resource_metrics::answer(core, &info, &query, request.method(), request.headers()).await;
         return answer.map_err(refuse);
     }
+    let known = core.catalog.get(&info.group, &info.version, &info.resource).is_some();
+    if !known && !core.catalog.is_built_in(&info.group) {
+        // Upstream's servers hand such a path on until nobody has it.
+        return Ok(paths::not_found());
+    }
     let resource = find(core, &info, request.method()).map_err(refuse)?;
     let accept = negotiate::accept(request.headers(), true, !resource.custom, pretty).map_err(refuse)?;
     let _permit = admit(core, &info).map_err(refuse)?;

@@ -50,7 +50,8 @@ pub(crate) async fn answer(
     }
 }
 
-fn not_found() -> Response<ResponseBody> {
+/// A path that nobody has.
+pub(crate) fn not_found() -> Response<ResponseBody> {
     let mut response = render::respond(404, "text/plain; charset=utf-8", "404 page not found\n");
     response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     response
@@ -215,7 +216,11 @@ fn discovery(
         ["apis", group, version] => discovery::api_resource_list(&served, group, version),
         _ => None,
     };
-    let document = document.ok_or_else(Status::no_such_resource)?;
+    let document = match (document, parts.as_slice()) {
+        (Some(document), _) => document,
+        (None, ["apis", group, ..]) if !core.catalog.is_built_in(group) => return Ok(not_found()),
+        (None, _) => return Err(Status::no_such_resource()),
+    };
     let accept = negotiate::accept(headers, false, false, query.truthy("pretty")).unwrap_or(negotiate::Accept::JSON);
     if accept.encoding == negotiate::Encoding::Json && !accept.pretty {
         return Ok(render::respond(200, "application/json", document.body));

@@ -154,6 +154,14 @@ impl Catalog {
         catalog
     }
 
+    /// True if kinds of this group come with the server.
+    pub(crate) fn is_built_in(&self, group: &str) -> bool {
+        let snapshot = self.snapshot();
+        let from = (group.to_owned(), String::new(), String::new());
+        let mut of_group = snapshot.range(from..).take_while(|((name, _, _), _)| name == group);
+        of_group.any(|(_, resource)| !resource.custom)
+    }
+
     /// A resource in a version.
     pub(crate) fn get(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
         let key = (group.to_owned(), version.to_owned(), plural.to_owned());

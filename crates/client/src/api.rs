@@ -20,6 +20,7 @@ use crate::error::ClientError;
 use crate::partial::PartialObjectMetadata;
 use crate::query::Url;
 use crate::transport::Body;
+use crate::unstructured;
 use crate::watch::{WatchParams, WatchStream};
 
 /// Largest response that is read whole, in bytes: a list of the largest
@@ -388,6 +389,8 @@ async fn collect(request: &str, mut body: Body, limit: usize) -> Result<Bytes, C
 /// aggregated server said something else.
 async fn failure(request: &str, response: http::Response<Body>) -> ClientError {
     let code = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE).map(|kind| kind.as_bytes());
+    let text = kind.is_none_or(|kind| kind.is_empty() || kind.starts_with(b"text/"));
     let bytes = match collect(request, response.into_body(), FAILURE_LIMIT_BYTES).await {
         Ok(bytes) => bytes,
         Err(error) => return error,
@@ -398,17 +401,5 @@ async fn failure(request: &str, response: http::Response<Body>) -> ClientError {
         status.code.get_or_insert(code.as_u16());
         return ClientError::Api(Box::new(status));
     }
-    let reason = match code.as_u16() {
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "NotFound",
-        409 => "Conflict",
-        410 => "Gone",
-        429 => "TooManyRequests",
-        503 => "ServiceUnavailable",
-        _ => "",
-    };
-    let text = String::from_utf8_lossy(&bytes);
-    let message = format!("the server answered {request} with {code}: {}", text.trim());
-    ClientError::Api(Box::new(Status::failure(code.as_u16(), reason, message)))
+    ClientError::Api(Box::new(unstructured::status(code.as_u16(), request, text.then_some(&bytes))))
 }

@@ -14,6 +14,7 @@ use crate::error::ClientError;
 use crate::https::{ConfigError, Https};
 use crate::kubeconfig::ClientConfig;
 use crate::partial::{DynamicObject, PartialObjectMetadata};
+use crate::query::Url;
 use crate::transport::{Body, Transport, TransportError};
 
 /// A handle on one API server. Cloning shares the connections.
@@ -76,6 +77,15 @@ impl Client {
     /// Like [`Client::get_json`], with a media type of the caller's choice.
     pub async fn get_json_as(&self, path: &str, accept: &'static str) -> Result<Value, ClientError> {
         Api::<Value>::new(self.clone(), String::new(), accept).at(path).await
+    }
+
+    /// The JSON at a path given in segments, each encoded here, with the
+    /// parameters that are not empty.
+    pub async fn get_segments(&self, segments: &[&str], parameters: &[(&str, &str)]) -> Result<Value, ClientError> {
+        let url = segments.iter().fold(Url::new(String::new()), |url, segment| url.segment(segment));
+        let wanted = parameters.iter().filter(|(_, value)| !value.is_empty());
+        let url = wanted.fold(url, |url, (name, value)| url.param(name, Some(value)));
+        self.get_json(&url.finish()).await
     }
 
     /// One request as it is; the path starts with `/`.

@@ -7,7 +7,8 @@
 //! transport over the network; [`Client`] and [`Api`] speak of objects;
 //! [`reflector`] follows a collection; [`informer`] keeps a local copy of it;
 //! [`queue`] and [`runner`] turn changes into reconciliations; [`events`]
-//! records what happened; [`leader`] elects who acts.
+//! records what happened; [`leader`] elects who acts; [`discovery`] asks which
+//! kinds there are.
 
 pub mod transport;
 
@@ -20,15 +21,18 @@ mod error;
 mod lines;
 mod partial;
 mod query;
+mod unstructured;
 mod watch;
 
 pub mod backoff;
+pub mod discovery;
 pub mod events;
 pub mod informer;
 pub mod leader;
 pub mod queue;
 pub mod reflector;
 pub mod runner;
+pub mod zones;
 
 #[cfg(test)]
 mod fake;

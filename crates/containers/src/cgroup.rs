@@ -5,6 +5,7 @@
 mod devices;
 mod limits;
 mod stats;
+mod swap;
 mod watch;
 
 use std::fs::File;

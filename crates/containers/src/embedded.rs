@@ -3,6 +3,7 @@
 
 mod adoption;
 mod containers;
+mod paging;
 mod record;
 mod resolve;
 mod sandboxes;
@@ -27,11 +28,18 @@ pub use self::zygote::ShimCommand;
 use self::zygote::Zygote;
 use crate::cgroup::Cgroups;
 use crate::image::store::ImageStore;
+use crate::runtime::paging::{PagedOut, WorkingSetSize};
 use crate::runtime::{
     ContainerConfig, ContainerId, ContainerStats, ContainerStatus, Duplex, ExecOutput, ExecRequest, FilesystemUsage,
-    Image, ImageError, RegistryAuth, Resources, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind, SandboxConfig,
-    SandboxId, SandboxNetwork, SandboxStatus, Session,
+    Image, ImageError, RegistryAuth, Resources, Runtime, RuntimeError, RuntimeEvent, RuntimeEventKind, SandboxActivity,
+    SandboxConfig, SandboxId, SandboxNetwork, SandboxStatus, Session,
 };
+
+/// What the runtime calls itself.
+const NAME: &str = "darter";
+/// Handlers by which sandboxes may ask for it: its own name, and those that
+/// the plain runtime has with other engines, so that classes made for them hold.
+const HANDLERS: [&str; 3] = [NAME, "runc", "crun"];
 
 /// Events kept for a receiver that lags.
 const EVENT_QUEUE: usize = 4096;
@@ -86,6 +94,7 @@ pub(crate) struct Inner {
     tasks: TaskTracker,
     /// Ends tasks that belong to sessions which their callers still hold.
     closing: CancellationToken,
+    paging: paging::Offer,
     /// What capabilities this process may give away.
     capabilities: u64,
     /// Lower bound for `oom_score_adj` without CAP_SYS_RESOURCE.
@@ -148,6 +157,7 @@ impl EmbeddedRuntime {
             events: broadcast::channel(EVENT_QUEUE).0,
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
+            paging: paging::Offer::default(),
             capabilities,
             oom_score_floor: resolve::oom_score_floor(capabilities),
             _fast_moves: fast_moves,
@@ -183,6 +193,8 @@ impl EmbeddedRuntime {
                 let group = &ours.cgroup_root;
                 ours.cgroups.kill_and_wait(group).map_err(io_error(format!("empty cgroup {group}")))?;
                 ours.cgroups.remove(group).map_err(io_error(format!("remove cgroup {group}")))?;
+                // Nothing is paged out any more: its processes are gone.
+                ours.remove_swap()?;
                 for dir in [&ours.state, &ours.root] {
                     crate::files::remove_tree(dir).map_err(io_error(format!("remove {}", dir.display())))?;
                 }
@@ -231,7 +243,7 @@ impl Inner {
 #[async_trait::async_trait]
 impl Runtime for EmbeddedRuntime {
     fn version(&self) -> (String, String) {
-        ("darter".to_owned(), env!("CARGO_PKG_VERSION").to_owned())
+        (NAME.to_owned(), env!("CARGO_PKG_VERSION").to_owned())
     }
 
     async fn run_sandbox(&self, config: SandboxConfig) -> Result<SandboxId, RuntimeError> {
@@ -302,6 +314,11 @@ impl Runtime for EmbeddedRuntime {
         blocking(move || inner.cgroups.remove(&path).map_err(io_error(format!("remove cgroup {path}")))).await
     }
 
+    async fn activity(&self, id: &SandboxId) -> Result<SandboxActivity, RuntimeError> {
+        let (inner, sandbox) = (Arc::clone(&self.inner), self.inner.find_sandbox(id)?);
+        blocking(move || inner.activity(&sandbox)).await
+    }
+
     async fn freeze(&self, id: &SandboxId) -> Result<(), RuntimeError> {
         let (inner, sandbox) = (Arc::clone(&self.inner), self.inner.find_sandbox(id)?);
         blocking(move || inner.freeze(&sandbox)).await
@@ -309,6 +326,23 @@ impl Runtime for EmbeddedRuntime {
 
     fn thaw(&self, id: &SandboxId) -> Result<(), RuntimeError> {
         self.inner.find_sandbox(id)?.thaw()
+    }
+
+    fn paging(&self) -> Result<(), String> {
+        self.inner.paging.swap().map(drop)
+    }
+
+    async fn page_out(&self, id: &SandboxId) -> Result<PagedOut, RuntimeError> {
+        self.inner.page_out(self.inner.find_sandbox(id)?).await
+    }
+
+    async fn record_working_set(&self, id: &SandboxId) -> Result<WorkingSetSize, RuntimeError> {
+        let (inner, sandbox) = (Arc::clone(&self.inner), self.inner.find_sandbox(id)?);
+        blocking(move || inner.record_working_set(&sandbox)).await
+    }
+
+    fn bring_back(&self, id: &SandboxId) -> Result<u64, RuntimeError> {
+        Ok(self.inner.find_sandbox(id)?.paging.bring_back())
     }
 
     async fn exec_sync(

@@ -22,7 +22,8 @@ pub(crate) struct Identity {
     pub(crate) uid: u32,
     /// Group.
     pub(crate) gid: u32,
-    /// Supplementary groups, the primary one included.
+    /// Supplementary groups in ascending order, after the primary one if it is
+    /// not one of them.
     pub(crate) groups: Vec<u32>,
     /// Home directory.
     pub(crate) home: String,
@@ -149,20 +150,20 @@ fn resolve_in(
             }
         },
     };
-    let mut all = vec![gid];
+    let mut all = std::collections::BTreeSet::new();
     if let (Some(user), false) = (&user, security.strict_supplemental_groups) {
         let text = group()?;
         let of_user = groups(&text).filter(|group| group.members.split(',').any(|member| member == user.name));
         all.extend(of_user.map(|group| group.gid));
     }
     all.extend(&security.supplemental_groups);
-    let mut seen = std::collections::BTreeSet::new();
-    all.retain(|gid| seen.insert(*gid));
-    if all.len() > MAX_GROUPS {
+    let primary = (!all.contains(&gid)).then_some(gid);
+    let groups: Vec<u32> = primary.into_iter().chain(all).collect();
+    if groups.len() > MAX_GROUPS {
         return Err(format!("more than {MAX_GROUPS} groups"));
     }
     let home = user.map(|user| user.home).filter(|home| !home.is_empty()).unwrap_or("/").to_owned();
-    Ok(Identity { uid, gid, groups: all, home })
+    Ok(Identity { uid, gid, groups, home })
 }
 
 #[cfg(test)]
@@ -188,6 +189,9 @@ mod tests {
         assert_eq!(check(uid(77), "app"), Ok((77, 0, vec![0])));
         let strict = Security { strict_supplemental_groups: true, supplemental_groups: vec![9], ..uid(1000) };
         assert_eq!(check(strict, ""), Ok((1000, 1001, vec![1001, 9])));
+        let asked = |groups: &[u32]| Security { supplemental_groups: groups.to_vec(), ..uid(1000) };
+        assert_eq!(check(asked(&[6000, 4000]), ""), Ok((1000, 1001, vec![1001, 4000, 5000, 5001, 6000])));
+        assert_eq!(check(asked(&[1001, 4000, 7]), ""), Ok((1000, 1001, vec![7, 1001, 4000, 5000, 5001])));
     }
 
     #[test]

@@ -4,15 +4,18 @@
 
 mod capability;
 mod cgroup;
+mod connections;
 mod embedded;
 mod files;
 mod identity;
 mod image;
 pub mod mounts;
+mod paging;
 pub mod runtime;
 mod seccomp;
 mod shim;
 mod spec;
+pub mod swap;
 mod sys;
 
 pub use embedded::{EmbeddedConfig, EmbeddedRuntime, OpenError, ShimCommand};

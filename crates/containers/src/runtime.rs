@@ -3,6 +3,9 @@
 //! The node agent drives pods through this trait alone. The embedded runtime
 //! implements it here; a CRI socket can take its place.
 
+mod error;
+pub mod paging;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,6 +14,9 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
+
+pub use self::error::{ImageError, RuntimeError};
+use self::paging::{PagedOut, WorkingSetSize};
 
 /// Names one sandbox; 64 lower-case hex digits, chosen by the runtime.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -65,6 +71,24 @@ pub struct SandboxConfig {
     pub annotations: BTreeMap<String, String>,
     /// Supplemental data for `/etc/hosts`: address and names, in order.
     pub hosts: Vec<(IpAddr, Vec<String>)>,
+    /// Which runtime is to run it; empty for the default. Names that are not
+    /// known are [`RuntimeError::Invalid`].
+    #[serde(default)]
+    pub handler: String,
+    /// A user namespace of its own: whom of the machine its users and groups
+    /// stand for. `None` for the machine's.
+    #[serde(default)]
+    pub users: Option<IdRange>,
+}
+
+/// Users and groups of the machine, one after the other, that stand for those
+/// from 0 on inside a user namespace. Users and groups have the same range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The one that 0 inside stands for.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
 }
 
 /// Who a sandbox belongs to.
@@ -315,6 +339,8 @@ pub struct SandboxStatus {
     pub netns: Option<PathBuf>,
     /// True while its processes are frozen.
     pub frozen: bool,
+    /// As configured.
+    pub users: Option<IdRange>,
 }
 
 /// Where a container is in its life.
@@ -454,6 +480,8 @@ pub struct ContainerStats {
     pub memory_working_set_bytes: u64,
     /// Anonymous memory, bytes.
     pub memory_rss_bytes: u64,
+    /// Memory that is in swap, bytes.
+    pub swap_bytes: u64,
     /// Cumulative page faults.
     pub page_faults: u64,
     /// Cumulative major page faults.
@@ -464,6 +492,15 @@ pub struct ContainerStats {
     pub rootfs_used_bytes: u64,
     /// Files of the writable layer.
     pub rootfs_inodes_used: u64,
+}
+
+/// What a sandbox's processes do that no packet shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SandboxActivity {
+    /// Cumulative CPU time, nanoseconds.
+    pub cpu_usage_ns: u64,
+    /// TCP connections with others that are established now.
+    pub connections: usize,
 }
 
 /// Space that images and writable layers use.
@@ -526,117 +563,6 @@ pub struct ExecOutput {
     pub exit_code: i32,
 }
 
-/// Why the runtime refused.
-#[derive(thiserror::Error, Debug)]
-pub enum RuntimeError {
-    /// No such sandbox, container or image.
-    #[error("{what} {id:?} not found")]
-    NotFound {
-        /// `sandbox`, `container` or `image`.
-        what: &'static str,
-        /// Its id.
-        id: String,
-    },
-    /// The object is in a state that does not allow this.
-    #[error("{what} {id:?} is {state}, needs to be {needed}")]
-    State {
-        /// `sandbox` or `container`.
-        what: &'static str,
-        /// Its id.
-        id: String,
-        /// What it is.
-        state: String,
-        /// What it would have to be.
-        needed: &'static str,
-    },
-    /// The configuration can't be carried out; a retry with the same one is useless.
-    #[error("{field}: {reason}")]
-    Invalid {
-        /// Which field of the configuration.
-        field: String,
-        /// Why.
-        reason: String,
-    },
-    /// The process could not be started (no such command, not executable, …).
-    #[error("{0}")]
-    Start(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// An image could not be had; the message is the registry's or the parser's.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// It took longer than allowed.
-    #[error("{what} took longer than {limit:?}")]
-    Timeout {
-        /// The operation.
-        what: &'static str,
-        /// Its limit.
-        limit: Duration,
-    },
-    /// A system call or file operation failed.
-    #[error("{step}")]
-    Io {
-        /// What was being done, with its path.
-        step: String,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The network plugin failed.
-    #[error("network of the sandbox")]
-    Network(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-/// Why an image could not be had.
-#[derive(thiserror::Error, Debug)]
-pub enum ImageError {
-    /// The reference does not parse.
-    #[error("invalid image reference {reference:?}: {reason}")]
-    Reference {
-        /// As given.
-        reference: String,
-        /// Why.
-        reason: String,
-    },
-    /// The registry does not have it.
-    #[error("{reference}: not found")]
-    NotFound {
-        /// As asked for.
-        reference: String,
-    },
-    /// The registry wants other credentials.
-    #[error("{reference}: pull access denied, repository does not exist or may require authorization: {detail}")]
-    Denied {
-        /// As asked for.
-        reference: String,
-        /// The registry's words.
-        detail: String,
-    },
-    /// No endpoint answered; the message names each that was tried.
-    #[error("{reference}: {detail}")]
-    Registry {
-        /// As asked for.
-        reference: String,
-        /// Endpoint and failure.
-        detail: String,
-    },
-    /// A digest, layer or manifest is not what it should be.
-    #[error("{reference}: {detail}")]
-    Corrupt {
-        /// As asked for.
-        reference: String,
-        /// What is wrong.
-        detail: String,
-    },
-    /// The disk refused.
-    #[error("{step}")]
-    Io {
-        /// What was being done.
-        step: String,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
 /// Gives sandboxes their network. Called by the embedded runtime; a foreign
 /// CRI runtime does this by its own means.
 #[async_trait::async_trait]
@@ -691,11 +617,41 @@ pub trait Runtime: Send + Sync + 'static {
     /// Removes an empty cgroup and its empty children. Idempotent.
     async fn remove_cgroup(&self, path: &str) -> Result<(), RuntimeError>;
 
+    /// What its processes did up to now and hold open.
+    async fn activity(&self, id: &SandboxId) -> Result<SandboxActivity, RuntimeError>;
     /// Freezes every process of the sandbox; returns once the kernel says so.
     async fn freeze(&self, id: &SandboxId) -> Result<(), RuntimeError>;
     /// Lets them run again. Synchronous and short, so that the wake path can
     /// call it without a task switch.
     fn thaw(&self, id: &SandboxId) -> Result<(), RuntimeError>;
+
+    /// Whether memory of frozen sandboxes can be paged out; else the reason.
+    fn paging(&self) -> Result<(), String> {
+        Err("paged out is not offered: this runtime has no such thing".to_owned())
+    }
+    /// Moves the memory of a frozen sandbox to swap; waits for its turn when
+    /// others are being paged out. A thaw meanwhile takes no longer than
+    /// without it and ends it. An error leaves the sandbox as usable as before,
+    /// with some of it paged out perhaps.
+    async fn page_out(&self, id: &SandboxId) -> Result<PagedOut, RuntimeError> {
+        let reason = format!("this runtime cannot do it for sandbox {}", id.0);
+        Err(RuntimeError::NotOffered { what: "paging out", reason })
+    }
+    /// Remembers which pages the sandbox used since it was paged out and woken;
+    /// to be called once it has answered. Does nothing when it was not paged
+    /// out whole.
+    async fn record_working_set(&self, id: &SandboxId) -> Result<WorkingSetSize, RuntimeError> {
+        let reason = format!("this runtime cannot do it for sandbox {}", id.0);
+        Err(RuntimeError::NotOffered { what: "recording a working set", reason })
+    }
+    /// Maps the remembered pages again; to be called just before
+    /// [`Runtime::thaw`]. Blocking: nothing for a sandbox that is not paged
+    /// out or has no working set, else about 2 ms per MB, 32 MB at most.
+    /// Returns the bytes brought back. A failure is no reason not to thaw.
+    fn bring_back(&self, id: &SandboxId) -> Result<u64, RuntimeError> {
+        let reason = format!("this runtime cannot do it for sandbox {}", id.0);
+        Err(RuntimeError::NotOffered { what: "bringing pages back", reason })
+    }
 
     /// Runs a command to its end.
     async fn exec_sync(

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::runtime::Propagation;
+use crate::runtime::{IdRange, Propagation};
 
 /// A container, resolved.
 #[derive(Serialize, Deserialize, Clone, Debug, Default)]
@@ -43,6 +43,9 @@ pub(crate) struct ContainerSpec {
     pub(crate) unified: Option<PathBuf>,
     /// Which cgroup layout is mounted inside.
     pub(crate) cgroup_v2_only: bool,
+    /// Range of the sandbox's user namespace, if it has one of its own.
+    #[serde(default)]
+    pub(crate) users: Option<IdRange>,
     /// The first process; execs inherit all but the arguments.
     pub(crate) process: ProcessSpec,
 }

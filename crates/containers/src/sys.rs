@@ -126,6 +126,33 @@ pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, set: u64, pr
     .map(drop)
 }
 
+/// Shows the owners of the detached mount `mount` as the user namespace maps
+/// them (mount_setattr(2) with `MOUNT_ATTR_IDMAP`). Not every file system can.
+pub(crate) fn map_owners(mount: BorrowedFd<'_>, users: BorrowedFd<'_>) -> io::Result<()> {
+    const ATTR_IDMAP: u64 = 0x0010_0000;
+    let attr = MountAttr { set: ATTR_IDMAP, clear: 0, propagation: 0, userns_fd: users.as_raw_fd() as u64 };
+    // SAFETY: the path is an empty C string and `attr` has the kernel's layout;
+    // both outlive the call.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    })
+    .map(drop)
+}
+
+/// Kills a child that nobody else waits for, and waits for its end.
+pub(crate) fn end_child(pid: i32) -> io::Result<()> {
+    kill(pid, libc::SIGKILL)?;
+    // SAFETY: no status is asked for.
+    check(unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) }.into()).map(drop)
+}
+
 /// prctl(2) with up to two integer arguments.
 pub(crate) fn prctl(option: i32, first: u64, second: u64) -> io::Result<i32> {
     // SAFETY: only options with integer arguments are used through this function.

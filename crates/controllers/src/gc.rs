@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, Error};
-use crate::discovery::Kinds;
+use client::discovery::Kinds;
 
 use self::graph::{Graph, Work};
 

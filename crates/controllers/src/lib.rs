@@ -8,7 +8,6 @@
 mod claim;
 mod clock;
 mod context;
-mod discovery;
 mod informers;
 mod intstr;
 mod pods;

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -53,6 +54,8 @@ pub(crate) enum Command {
     Scheduler(Part),
     /// Run the controllers alone against any Kubernetes.
     Controllers(Part),
+    /// Run the autoscaler alone against any Kubernetes.
+    Autoscaler(Autoscaler),
     /// Show what runs and what sleeps.
     Status(Status),
     /// Images on this machine.
@@ -123,7 +126,7 @@ pub(crate) struct Up {
     /// The control plane alone; needs no root.
     #[arg(long)]
     pub(crate) no_node: bool,
-    /// The control plane without scheduler and controllers as well.
+    /// The control plane without scheduler, controllers and autoscaler as well.
     #[arg(long, requires = "no_node")]
     pub(crate) api_only: bool,
     /// Name of this node.
@@ -150,6 +153,62 @@ pub(crate) struct Up {
     /// Print one JSON object an event instead of lines.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) autoscaling: Autoscaling,
+}
+
+#[derive(Args)]
+pub(crate) struct Autoscaler {
+    #[command(flatten)]
+    pub(crate) part: Part,
+    #[command(flatten)]
+    pub(crate) autoscaling: Autoscaling,
+}
+
+/// The HorizontalPodAutoscaler's settings, under upstream's names.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Autoscaling")]
+pub(crate) struct Autoscaling {
+    /// From one sample of metrics to the next; at least 100ms.
+    #[arg(long = "horizontal-pod-autoscaler-sync-period", default_value = "15s", value_name = "DURATION", value_parser = duration)]
+    pub(crate) sync_period: Duration,
+    /// How far back recommendations hold a scale down.
+    #[arg(long = "horizontal-pod-autoscaler-downscale-stabilization", default_value = "5m", value_name = "DURATION", value_parser = duration)]
+    pub(crate) downscale_stabilization: Duration,
+    /// How far usage may be from its target, as a part of it, without a change.
+    #[arg(long = "horizontal-pod-autoscaler-tolerance", default_value_t = 0.1, value_name = "PART", value_parser = part)]
+    pub(crate) tolerance: f64,
+    /// How long after its start a pod's CPU counts only while it is ready.
+    #[arg(long = "horizontal-pod-autoscaler-cpu-initialization-period", default_value = "5m", value_name = "DURATION", value_parser = duration)]
+    pub(crate) cpu_initialization_period: Duration,
+    /// A pod that became unready this soon after its start never was ready.
+    #[arg(long = "horizontal-pod-autoscaler-initial-readiness-delay", default_value = "30s", value_name = "DURATION", value_parser = duration)]
+    pub(crate) initial_readiness_delay: Duration,
+}
+
+impl Autoscaling {
+    /// As the autoscaler takes them.
+    pub(crate) fn config(&self) -> autoscaler::hpa::AutoscalerConfig {
+        autoscaler::hpa::AutoscalerConfig {
+            sample_period: self.sync_period,
+            downscale_stabilization: self.downscale_stabilization,
+            tolerance: self.tolerance,
+            cpu_initialization_period: self.cpu_initialization_period,
+            initial_readiness_delay: self.initial_readiness_delay,
+        }
+    }
+}
+
+/// `15s`, `1m30s`, `250ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration = text.parse().map_err(|error| format!("{error}; for example 15s or 1m30s"))?;
+    Duration::try_from(parsed).map_err(|_| "must not be negative".to_owned())
+}
+
+/// A part of 1.
+fn part(text: &str) -> Result<f64, String> {
+    let parsed: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.0..=1.0).contains(&parsed) { Ok(parsed) } else { Err("must be from 0 to 1".to_owned()) }
 }
 
 #[derive(Args)]
@@ -224,4 +283,17 @@ pub(crate) struct Version {
     /// Result format.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub(crate) output: Output,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_upstream_writes_them() {
+        assert_eq!(duration("15s"), Ok(Duration::from_secs(15)));
+        assert_eq!(duration("5m0s"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert!(duration("-1s").is_err() && duration("15").is_err());
+    }
 }

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use api::elastic::{RUNG_ANNOTATION, RUNG_SINCE_ANNOTATION, Rung};
 use api::types::api::apps::v1::Deployment;
 use api::types::api::core::v1::{Pod, Service};
 use client::Client;
@@ -24,10 +25,6 @@ use cluster::Cluster;
 
 /// What the demo applies; also for users to start from.
 const MANIFEST: &str = include_str!("../../../examples/web.yaml");
-/// Where the node publishes a pod's rung.
-const RUNG: &str = "elastic.darter.dev/rung";
-/// And since when.
-const RUNG_SINCE: &str = "elastic.darter.dev/rung-since";
 /// Cold starts measured.
 const COLDS: usize = 5;
 /// Requests to the awake app, for comparison.
@@ -171,8 +168,8 @@ async fn service(client: &Client, namespace: &str, name: &str) -> Result<SocketA
 async fn asleep(client: &Client, after: jiff::Timestamp) -> Result<(), DemoError> {
     watch_pods(client, "falling asleep", |pod| {
         let note = |name| pod.metadata.annotations.as_ref().and_then(|all| all.get(name)).map(String::as_str);
-        let since = note(RUNG_SINCE).and_then(|since| since.parse::<jiff::Timestamp>().ok());
-        note(RUNG) == Some("frozen") && since.is_some_and(|since| since > after)
+        let since = note(RUNG_SINCE_ANNOTATION).and_then(|since| since.parse::<jiff::Timestamp>().ok());
+        note(RUNG_ANNOTATION) == Some(Rung::Frozen.as_str()) && since.is_some_and(|since| since > after)
     })
     .await
 }

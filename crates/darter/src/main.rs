@@ -61,6 +61,7 @@ async fn run(command: Command) -> ExitCode {
         Command::Up(up) => outcome(up::run(&up).await),
         Command::Scheduler(part) => outcome(parts::scheduler(&part).await),
         Command::Controllers(part) => outcome(parts::controllers(&part).await),
+        Command::Autoscaler(autoscaler) => outcome(parts::autoscaler(&autoscaler).await),
         Command::Image(image) => outcome(image::run(&image).await),
         Command::Reset(reset) => outcome(reset::run(&reset).await),
         Command::Status(status) => status::print(&status).await,

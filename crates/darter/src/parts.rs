@@ -7,7 +7,7 @@ use client::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::arguments::Part;
+use crate::arguments::{Autoscaler, Part};
 
 /// Why a part could not run.
 #[derive(thiserror::Error, Debug)]
@@ -44,6 +44,13 @@ pub(crate) async fn controllers(part: &Part) -> Result<(), PartError> {
     let controllers =
         controllers::Controllers::new(client(&part.kubeconfig)?, controllers::ControllersConfig::default());
     until_signal(|shutdown| controllers.run(shutdown)).await
+}
+
+/// The autoscaler, until SIGTERM or SIGINT.
+pub(crate) async fn autoscaler(arguments: &Autoscaler) -> Result<(), PartError> {
+    let client = client(&arguments.part.kubeconfig)?;
+    let autoscaler = autoscaler::hpa::Autoscaler::new(client, arguments.autoscaling.config());
+    until_signal(|shutdown| autoscaler.run(shutdown)).await
 }
 
 async fn until_signal<F: Future<Output = ()>>(run: impl FnOnce(CancellationToken) -> F) -> Result<(), PartError> {

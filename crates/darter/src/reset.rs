@@ -140,9 +140,7 @@ async fn remove_node(instance: &Instance) -> Result<(), ResetError> {
     let pods = PodNetwork::open(networks.pod_network(instance)).map_err(removing("the pod network"))?;
     pods.teardown().map_err(removing("the pod network"))?;
     ServiceProxy::remove_rules(&networks.service_proxy(instance, "")).map_err(removing("the Services' rules"))?;
-    let activity =
-        Activity::open(networks.activity(instance), Arc::new(|_| {})).map_err(removing("the view of pod traffic"))?;
-    activity.teardown().map_err(removing("the view of pod traffic"))
+    Activity::remove_rules(&networks.activity(instance)).map_err(removing("the view of pod traffic"))
 }
 
 /// Volumes in memory are mounts of their own; a path below another comes first.

@@ -154,7 +154,7 @@ impl controllers::TokenSigner for Signer {
     }
 }
 
-/// Scheduler and controllers, each with its own identity.
+/// Scheduler, controllers and autoscaler, each with its own identity.
 fn start_deciders(
     control: &Control,
     arguments: &arguments::Up,
@@ -180,6 +180,19 @@ fn start_deciders(
     parts.spawn(async move {
         controllers.run(token).await;
         "the controllers"
+    });
+    let user = "system:serviceaccount:kube-system:horizontal-pod-autoscaler";
+    let autoscaler = autoscaler::hpa::Autoscaler::new(control.part(user), arguments.autoscaling.config());
+    let token = shutdown.clone();
+    parts.spawn(async move {
+        autoscaler.run(token).await;
+        "the autoscaler"
+    });
+    let sleep = autoscaler::sleep::SleepController::new(control.part("system:darter:sleep-controller"));
+    let token = shutdown.clone();
+    parts.spawn(async move {
+        sleep.run(token).await;
+        "the sleep controller"
     });
     Ok(())
 }

@@ -89,7 +89,7 @@ async fn run(args: &[String]) -> Result<(), Failure> {
     let kubelet = Kubelet::new(client, runtime.clone(), settings);
     let sleep = kubelet.sleep();
     let activity = ActivityConfig { table: format!("{name}-activity"), ..ActivityConfig::new(cidr) };
-    sleep.enable(Arc::new(Activity::open(activity, sleep.on_wake())?));
+    sleep.enable(Arc::new(Activity::open(activity, sleep.watcher())?));
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     let interrupt = tokio::spawn(async move {

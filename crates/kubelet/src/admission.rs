@@ -1,10 +1,13 @@
 //! Whether this node takes a pod at all. A refused pod ends as failed; nothing
 //! of it is made.
 
+mod predicates;
+
 use std::sync::Arc;
 
 use api::types::api::core::v1 as core;
 use client::{DeleteParams, Patch, Preconditions};
+pub(crate) use predicates::Place;
 use tokio::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +21,23 @@ use crate::status::{self, patch};
 pub(crate) struct Refusal {
     reason: &'static str,
     message: String,
+}
+
+impl Refusal {
+    /// One word.
+    pub(crate) fn reason(&self) -> &'static str {
+        self.reason
+    }
+
+    /// For people.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// True if the node may have changed meanwhile so that the pod fits.
+    pub(crate) fn depends_on_labels(&self) -> bool {
+        self.reason == predicates::NODE_AFFINITY
+    }
 }
 
 /// Kernel parameters that a pod may set without being allowed to by name.
@@ -36,14 +56,43 @@ const SAFE_SYSCTLS: [&str; 12] = [
     "net.ipv4.tcp_wmem",
 ];
 
-/// The first reason against the pod; `None` if it may run. Pods that the API
-/// shows as started or ended are not asked again.
-pub(crate) fn refuse(context: &Context, pod: &core::Pod) -> Option<Refusal> {
+/// The first reason against the pod; `None` if it may run beside these others.
+/// Pods that the API shows as started or ended are not asked again.
+pub(crate) fn refuse(
+    context: &Context,
+    pod: &core::Pod,
+    others: &[Arc<core::Pod>],
+    place: &Place<'_>,
+) -> Option<Refusal> {
     let phase = spec::status(pod).phase.as_deref().unwrap_or("Pending");
     if phase != "Pending" || pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
-    sysctls(pod).or_else(|| capacity(context, pod))
+    sysctls(pod).or_else(|| system(pod)).or_else(|| capacity(context, pod, others)).or_else(|| {
+        let predicates::Failed(name, why) = predicates::first_failed(pod, place, &taking_room(others))?;
+        Some(Refusal { reason: name, message: format!("Predicate {name} failed: {why}") })
+    })
+}
+
+/// Pods of another operating system.
+fn system(pod: &core::Pod) -> Option<Refusal> {
+    if spec::label(pod, "kubernetes.io/os").is_some_and(|os| os != "linux") {
+        return Some(Refusal {
+            reason: "PodOSSelectorNodeLabelDoesNotMatch",
+            message: "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label".into(),
+        });
+    }
+    let other = spec::spec(pod).os.as_ref().is_some_and(|os| os.name != "linux");
+    other.then(|| Refusal {
+        reason: "PodOSNotSupported",
+        message: "Failed to admit pod as the OS field doesn't match node OS".into(),
+    })
+}
+
+/// Ended pods take no room.
+fn taking_room(others: &[Arc<core::Pod>]) -> Vec<&Arc<core::Pod>> {
+    let ended = |p: &core::Pod| status::is_terminal(spec::status(p).phase.as_deref().unwrap_or_default());
+    others.iter().filter(|p| !ended(p)).collect()
 }
 
 fn sysctls(pod: &core::Pod) -> Option<Refusal> {
@@ -64,15 +113,9 @@ fn sysctls(pod: &core::Pod) -> Option<Refusal> {
     None
 }
 
-fn capacity(context: &Context, pod: &core::Pod) -> Option<Refusal> {
-    let others: Vec<Arc<core::Pod>> = context
-        .pods
-        .all()
-        .into_iter()
-        .map(|e| e.pod)
-        .filter(|p| spec::uid(p) != spec::uid(pod))
-        .filter(|p| !status::is_terminal(spec::status(p).phase.as_deref().unwrap_or_default()))
-        .collect();
+/// Why the pod does not fit beside these others.
+pub(crate) fn capacity(context: &Context, pod: &core::Pod, others: &[Arc<core::Pod>]) -> Option<Refusal> {
+    let others = taking_room(others);
     let allocatable = context.allocatable();
     let wants = resources::pod_requests(pod);
     let out_of = |name: &str, requested: i64, used: i64, capacity: i64, reason: &'static str| Refusal {

@@ -27,9 +27,10 @@ use crate::node_api::NodeApi;
 use crate::references::References;
 use crate::resolv;
 use crate::resources::{self, QosClass};
-use crate::sleep::Sleep;
+use crate::sleep::{Sleep, SleepTask};
 use crate::spec;
 use crate::tokens::Tokens;
+use crate::users::UserRanges;
 use crate::worker::{Ids, Worker};
 
 /// Why the agent could not start.
@@ -63,6 +64,8 @@ pub struct Kubelet {
     context: Arc<Context>,
     recorder: client::events::RecorderTask,
     services: client::InformerTask,
+    sleep: SleepTask,
+    node: client::InformerTask,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -72,6 +75,8 @@ impl Kubelet {
     pub fn new(client: Client, runtime: Arc<dyn Runtime>, config: KubeletConfig) -> Self {
         let (recorder, recorder_task) = Recorder::new(client.clone(), "kubelet", Some(&config.node_name));
         let (services, services_task) = Informer::new(client.all::<core::Service>(), WatchParams::default());
+        let own = WatchParams::fields(format!("metadata.name={}", config.node_name));
+        let (node, node_task) = Informer::new(client.all::<core::Node>(), own);
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
         let pods = Arc::new(Registry::default());
@@ -82,18 +87,21 @@ impl Kubelet {
             }
         });
         let events = Events::new(recorder, &config.node_name);
+        let (sleep, sleep_task) = Sleep::new(&client, &config.node_name);
         let host_dns =
             std::fs::read_to_string(&config.resolv_conf).map(|text| resolv::parse(&text)).unwrap_or_default();
         let context = Context {
             references: References::new(client.clone(), tasks.clone(), shutdown.clone(), on_change),
             tokens: Tokens::new(client.clone()),
             puller: Puller::new(runtime.clone(), events.clone(), config.parallel_pulls),
+            users: UserRanges::default(),
             runtime_name: runtime.version().0,
             memory_bytes: machine::memory_bytes(),
             allocatable: RwLock::new(machine::allocatable_milli(&config)),
             busy: Context::turns(),
-            sleep: Sleep::new(),
+            sleep,
             services,
+            node,
             host_dns,
             events,
             pods,
@@ -101,7 +109,15 @@ impl Kubelet {
             client,
             runtime,
         };
-        Self { context: Arc::new(context), recorder: recorder_task, services: services_task, tasks, shutdown }
+        Self {
+            context: Arc::new(context),
+            recorder: recorder_task,
+            services: services_task,
+            sleep: sleep_task,
+            node: node_task,
+            tasks,
+            shutdown,
+        }
     }
 
     /// What the node's HTTP API needs.
@@ -110,7 +126,7 @@ impl Kubelet {
     }
 
     /// The node's sleepers. Pods sleep once traffic can be seen: open
-    /// `network::activity::Activity` with [`Sleep::on_wake`], then hand it to
+    /// `network::activity::Activity` with [`Sleep::watcher`], then hand it to
     /// [`Sleep::enable`], at any time, also while the agent runs.
     pub fn sleep(&self) -> Sleep {
         self.context.sleep.clone()
@@ -118,7 +134,7 @@ impl Kubelet {
 
     /// Runs until `shutdown`. Containers outlive it.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StartError> {
-        let Self { context, recorder, services, tasks, shutdown: own } = self;
+        let Self { context, recorder, services, sleep, node, tasks, shutdown: own } = self;
         make_directories(&context.config)?;
         make_cgroups(&context).await?;
         // Before the first list, so that nothing is missed in between.
@@ -126,6 +142,9 @@ impl Kubelet {
         let left = left_by_former_run(&context).await?;
         tasks.spawn(recorder.run(own.clone()));
         tasks.spawn(services.run(own.clone()));
+        let registry = context.pods.clone();
+        tasks.spawn(sleep.run(move |namespace| rules_changed(&registry, namespace), own.clone()));
+        tasks.spawn(node.run(own.clone()));
         tasks.spawn(node::run(context.clone(), own.clone()));
         tasks.spawn(runtime_events(context.clone(), events, own.clone()));
         let params = WatchParams::fields(format!("spec.nodeName={}", context.config.node_name));
@@ -169,6 +188,9 @@ async fn left_by_former_run(context: &Context) -> Result<HashMap<String, Ids>, S
     let mut owners = HashMap::new();
     let mut left: HashMap<String, Ids> = HashMap::new();
     for sandbox in sandboxes {
+        if let Some(range) = sandbox.users {
+            context.users.adopt(range);
+        }
         let uid = labels::sandbox_pod_uid(&sandbox).to_owned();
         owners.insert(sandbox.id.clone(), uid.clone());
         left.entry(uid).or_default().sandboxes.push(sandbox.id);
@@ -179,6 +201,13 @@ async fn left_by_former_run(context: &Context) -> Result<HashMap<String, Ids>, S
         }
     }
     Ok(left)
+}
+
+/// Tells the workers of a namespace to look at their rules of sleep.
+fn rules_changed(pods: &Registry, namespace: &str) {
+    for entry in pods.all().iter().filter(|entry| spec::namespace(&entry.pod) == namespace) {
+        entry.mailbox.post(PodEvent::Sleep);
+    }
 }
 
 /// Tells workers that something of theirs changed in the runtime.
@@ -258,21 +287,62 @@ impl Dispatcher {
         for id in &ids.sandboxes {
             self.context.pods.owns(id, &uid);
         }
-        let refused = if adopted { None } else { admission::refuse(&self.context, &pod) };
-        if let Some(refusal) = refused {
-            self.tasks.spawn(admission::reject(self.context.clone(), pod, refusal, mailbox, self.shutdown.clone()));
-            return;
+        let node = self.context.node.list().into_iter().next();
+        let refused = if adopted { None } else { let_in(&self.context, &pod, node.as_deref()) };
+        let newcomer = Newcomer { context: self.context.clone(), mailbox, pod, ids };
+        self.tasks.spawn(newcomer.run(refused, self.shutdown.clone()));
+    }
+}
+
+/// Counts the pod as one of the node's, or says why not.
+fn let_in(context: &Context, pod: &Arc<core::Pod>, node: Option<&core::Node>) -> Option<admission::Refusal> {
+    let own = node::labels(&context.config);
+    let place = admission::Place {
+        name: &context.config.node_name,
+        // Without an object the node is what it registers as.
+        labels: node.and_then(|n| n.metadata.labels.as_ref()).unwrap_or(&own),
+        taints: node.and_then(|n| n.spec.as_ref()?.taints.as_deref()).unwrap_or_default(),
+    };
+    let uid = spec::uid(pod);
+    context.pods.allot(uid, pod.clone(), |pod, others| admission::refuse(context, pod, others, &place))
+}
+
+/// A pod that came to the node.
+struct Newcomer {
+    context: Arc<Context>,
+    mailbox: Arc<Mailbox>,
+    pod: Arc<core::Pod>,
+    ids: Ids,
+}
+
+impl Newcomer {
+    /// Lives as a worker, or as a refused pod until it is deleted.
+    async fn run(self, mut refused: Option<admission::Refusal>, shutdown: CancellationToken) {
+        let Self { context, mailbox, pod, ids } = self;
+        if refused.as_ref().is_some_and(admission::Refusal::depends_on_labels) {
+            // The watch may be behind whoever labelled the node for this pod.
+            let nodes = context.client.all::<core::Node>();
+            match nodes.get(&context.config.node_name).await {
+                Ok(node) => refused = let_in(&context, &pod, Some(&node)),
+                Err(err) => tracing::warn!(err = %api::error::Chain(&err), "node could not be read"),
+            }
         }
-        let worker = Worker::new(self.context.clone(), mailbox, pod, ids);
-        self.tasks.spawn(worker.run(self.shutdown.clone()));
+        match refused {
+            Some(refusal) => admission::reject(context, pod, refusal, mailbox, shutdown).await,
+            None => Worker::new(context, mailbox, pod, ids).run(shutdown).await,
+        }
     }
 }
 
 /// A pod that the API does not know any more: end it and remove its traces.
 async fn remove_orphan(context: Arc<Context>, uid: String, ids: Ids) {
     for id in &ids.sandboxes {
+        let range = context.runtime.sandbox(id).await.ok().and_then(|sandbox| sandbox.users);
         let stopped = context.runtime.stop_sandbox(id).await;
         let removed = context.runtime.remove_sandbox(id).await;
+        if let (Some(range), Ok(())) = (range, &removed) {
+            context.users.give_back(range);
+        }
         for err in [stopped, removed].into_iter().filter_map(Result::err) {
             tracing::warn!(uid = %uid, err = %api::error::Chain(&err), "sandbox of a pod that is gone could not be removed");
         }

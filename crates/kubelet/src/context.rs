@@ -13,10 +13,11 @@ use tokio::sync::Semaphore;
 use crate::config::KubeletConfig;
 use crate::events::Events;
 use crate::image::Puller;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Mailbox, PodEvent};
 use crate::references::References;
 use crate::sleep::{Sleep, Sleeper};
 use crate::tokens::Tokens;
+use crate::users::UserRanges;
 
 /// Most pods that are being started or stopped at one time. Each step mostly
 /// waits for the kernel; more at once only makes each slower.
@@ -33,7 +34,10 @@ pub(crate) struct Context {
     pub(crate) references: References,
     pub(crate) tokens: Tokens,
     pub(crate) puller: Puller,
+    pub(crate) users: UserRanges,
     pub(crate) services: Informer<core::Service>,
+    /// This node's own object alone.
+    pub(crate) node: Informer<core::Node>,
     /// The machine's own resolver settings.
     pub(crate) host_dns: DnsConfig,
     /// The machine's memory.
@@ -79,6 +83,8 @@ pub(crate) struct PodEntry {
     pub(crate) pod: Arc<core::Pod>,
     /// While the pod may sleep.
     pub(crate) sleeper: Option<Arc<Sleeper>>,
+    /// It asks for more than there was; told when another gives something back.
+    pub(crate) waits_for_room: bool,
 }
 
 #[derive(Default)]
@@ -100,12 +106,56 @@ impl Registry {
     }
 
     pub(crate) fn insert(&self, uid: &str, mailbox: Arc<Mailbox>, pod: Arc<core::Pod>) {
-        self.lock().pods.insert(uid.to_owned(), PodEntry { mailbox, pod, sleeper: None });
+        self.lock().pods.insert(uid.to_owned(), PodEntry { mailbox, pod, sleeper: None, waits_for_room: false });
     }
 
     pub(crate) fn update(&self, uid: &str, pod: Arc<core::Pod>) {
         if let Some(entry) = self.lock().pods.get_mut(uid) {
             entry.pod = pod;
+        }
+    }
+
+    /// Notes `pod` if `check`, which is shown the other pods that take up room,
+    /// has nothing against it; else what it has. No other pod is let in
+    /// meanwhile.
+    pub(crate) fn allot<R>(
+        &self,
+        uid: &str,
+        pod: Arc<core::Pod>,
+        check: impl FnOnce(&core::Pod, &[Arc<core::Pod>]) -> Option<R>,
+    ) -> Option<R> {
+        let mut tables = self.lock();
+        let others: Vec<Arc<core::Pod>> =
+            tables.pods.iter().filter(|(other, _)| *other != uid).map(|(_, e)| e.pod.clone()).collect();
+        let refused = check(&pod, &others);
+        if let Some(entry) = tables.pods.get_mut(uid) {
+            entry.waits_for_room = refused.is_some();
+            if refused.is_none() {
+                entry.pod = pod;
+            }
+        }
+        refused
+    }
+
+    pub(crate) fn set_waits_for_room(&self, uid: &str, waits: bool) {
+        if let Some(entry) = self.lock().pods.get_mut(uid) {
+            entry.waits_for_room = waits;
+        }
+    }
+
+    /// Tells those who wait that resources were given back, the most important
+    /// first.
+    pub(crate) fn room(&self) {
+        let mut waiting: Vec<(i32, Arc<Mailbox>)> = self
+            .lock()
+            .pods
+            .values()
+            .filter(|e| e.waits_for_room)
+            .map(|e| (crate::spec::spec(&e.pod).priority.unwrap_or(0), e.mailbox.clone()))
+            .collect();
+        waiting.sort_by_key(|(priority, _)| std::cmp::Reverse(*priority));
+        for (_, mailbox) in waiting {
+            mailbox.post(PodEvent::Room);
         }
     }
 
@@ -119,6 +169,8 @@ impl Registry {
         let mut tables = self.lock();
         tables.pods.remove(uid);
         tables.sandboxes.retain(|_, owner| owner != uid);
+        drop(tables);
+        self.room();
     }
 
     pub(crate) fn mailbox(&self, uid: &str) -> Option<Arc<Mailbox>> {

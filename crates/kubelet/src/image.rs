@@ -69,7 +69,7 @@ pub(crate) struct Puller {
 pub(crate) struct NoImage {
     /// Reason and message of the waiting container.
     pub(crate) why: WaitReason,
-    /// The next attempt makes sense then; `None` if only a change helps.
+    /// The next attempt makes sense then; `None` if that is not known.
     pub(crate) until: Option<SystemTime>,
 }
 
@@ -189,9 +189,7 @@ impl Puller {
                 let backoff = failed.get(&key).map_or_else(|| PullBackoff::first(now), |f| f.backoff.again(now));
                 failed.retain(|_, f| !f.backoff.forgotten(now));
                 failed.insert(key, Failed { backoff, message: format!("ErrImagePull: {message}") });
-                let mut failure = NoImage::new("ErrImagePull", message);
-                failure.until = Some(backoff.until());
-                Err(failure)
+                Err(NoImage::new("ErrImagePull", message))
             }
         }
     }

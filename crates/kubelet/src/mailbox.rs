@@ -17,8 +17,10 @@ pub(crate) enum PodEvent {
     Runtime,
     /// An object changed that the pod refers to.
     Reference,
-    /// It was frozen or thawed by its sleep controller.
+    /// It changed its rung of sleep, or the rules of sleep may be others.
     Sleep,
+    /// Another pod gave back resources that this one waits for.
+    Room,
 }
 
 /// Everything that came in since the worker last looked.
@@ -29,6 +31,7 @@ pub(crate) struct Mail {
     pub(crate) runtime: bool,
     pub(crate) reference: bool,
     pub(crate) sleep: bool,
+    pub(crate) room: bool,
 }
 
 /// See the module.
@@ -50,6 +53,7 @@ impl Mailbox {
                 PodEvent::Runtime => mail.runtime = true,
                 PodEvent::Reference => mail.reference = true,
                 PodEvent::Sleep => mail.sleep = true,
+                PodEvent::Room => mail.room = true,
             }
         }
         self.notify.notify_one();

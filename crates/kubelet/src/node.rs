@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::KubeletConfig;
 use crate::context::Context;
 use crate::machine;
 use crate::resources::format_milli;
@@ -72,6 +73,22 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     }
 }
 
+/// Labels that the node registers with.
+pub(crate) fn labels(config: &KubeletConfig) -> BTreeMap<String, String> {
+    let arch = machine::architecture();
+    let mut labels = config.node_labels.clone();
+    for (key, value) in [
+        ("kubernetes.io/hostname", config.node_name.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", arch),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", arch),
+    ] {
+        labels.entry(key.into()).or_insert_with(|| value.into());
+    }
+    labels
+}
+
 struct Node {
     context: Arc<Context>,
     /// The status as last written, without heartbeat times.
@@ -100,7 +117,7 @@ impl Node {
     async fn try_register(&mut self) -> Result<(), ClientError> {
         let api = self.context.client.all::<core::Node>();
         let name = self.context.config.node_name.clone();
-        let labels = self.labels();
+        let labels = labels(&self.context.config);
         let status = self.status().await;
         let taints = self.context.config.node_taints.clone();
         let node = core::Node {
@@ -116,21 +133,6 @@ impl Node {
             Err(err) => return Err(err),
         }
         self.write_status(true).await
-    }
-
-    fn labels(&self) -> BTreeMap<String, String> {
-        let arch = machine::architecture();
-        let mut labels = self.context.config.node_labels.clone();
-        for (key, value) in [
-            ("kubernetes.io/hostname", self.context.config.node_name.as_str()),
-            ("kubernetes.io/os", "linux"),
-            ("kubernetes.io/arch", arch),
-            ("beta.kubernetes.io/os", "linux"),
-            ("beta.kubernetes.io/arch", arch),
-        ] {
-            labels.entry(key.into()).or_insert_with(|| value.into());
-        }
-        labels
     }
 
     async fn write_status(&mut self, forced: bool) -> Result<(), ClientError> {

@@ -4,6 +4,7 @@
 
 mod init;
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::time::SystemTime;
 
@@ -13,6 +14,7 @@ use containers::runtime::{ContainerId, ContainerState, SandboxId};
 use crate::backoff::Backoffs;
 use crate::observe::{Observation, Observed};
 use crate::probe::{ProbeResults, Verdict};
+use crate::resize::{self, Allotment, Change};
 use crate::spec::{self, Role};
 
 /// Why a container is killed; it decides the grace period.
@@ -65,6 +67,12 @@ pub(crate) enum Action {
         /// There was one that is not usable any more.
         changed: bool,
     },
+    /// Bring the limits of what runs in line with what the pod was allotted.
+    Resize {
+        /// Running containers whose limits change; what is equal in the pod's
+        /// own is found when it is done.
+        containers: Vec<Resized>,
+    },
     /// Make and start a container. If a regular init container fails, nothing
     /// after it is started.
     Start {
@@ -88,6 +96,19 @@ pub(crate) enum Action {
     },
 }
 
+/// A running container that gets other limits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Resized {
+    /// Which.
+    pub(crate) id: ContainerId,
+    /// Its name in the pod.
+    pub(crate) name: String,
+    /// How its memory goes, if it changes.
+    pub(crate) memory: Option<Ordering>,
+    /// How its cpu goes, if it changes.
+    pub(crate) cpu: Option<Ordering>,
+}
+
 /// What [`plan`] looks at.
 pub(crate) struct Input<'a> {
     /// The pod.
@@ -98,6 +119,8 @@ pub(crate) struct Input<'a> {
     pub(crate) probes: &'a HashMap<ContainerId, ProbeResults>,
     /// Restart back-off of the pod's containers.
     pub(crate) backoffs: &'a Backoffs,
+    /// Resources that are in force.
+    pub(crate) actual: &'a Allotment,
     /// A rule asked for a restart of all containers.
     pub(crate) restart_all: bool,
     /// Now.
@@ -112,6 +135,9 @@ struct Draft {
     init: Vec<usize>,
     main: Vec<usize>,
     ephemeral: Vec<usize>,
+    resized: Vec<Resized>,
+    /// The pod's own limits change.
+    resize_pod: bool,
 }
 
 /// The steps that are due; empty when the pod is as it should be.
@@ -198,7 +224,11 @@ fn plan_main(input: &Input<'_>, draft: &mut Draft) {
         } else if results.startup == Some(Verdict::Failure) {
             (format!("Container {} failed startup probe", container.name), KillReason::Startup)
         } else {
-            kept += 1;
+            if draft.resize(input, container, running) {
+                kept += 1;
+            } else {
+                draft.main.push(index);
+            }
             continue;
         };
         if restart {
@@ -211,6 +241,30 @@ fn plan_main(input: &Input<'_>, draft: &mut Draft) {
         draft.kill_pod = true;
         // Sidecars must not keep a pod alive whose main containers are done.
         draft.init.clear();
+    }
+}
+
+impl Draft {
+    /// What a running container needs to have what it was allotted; false if
+    /// that is a restart, whose end is planned here.
+    fn resize(&mut self, input: &Input<'_>, container: &core::Container, running: &Observed) -> bool {
+        match resize::change(input.pod, container, input.actual) {
+            Change::None => {}
+            Change::InPlace { memory, cpu } => {
+                self.resized.push(Resized { id: running.id.clone(), name: container.name.clone(), memory, cpu });
+            }
+            Change::Restart => {
+                self.resize_pod = true;
+                self.kills.push(Action::Kill {
+                    id: running.id.clone(),
+                    name: container.name.clone(),
+                    message: format!("Container {} resize requires restart", container.name),
+                    reason: KillReason::Other,
+                });
+                return false;
+            }
+        }
+        true
     }
 }
 
@@ -237,11 +291,13 @@ fn finish(input: &Input<'_>, draft: Draft, sandbox: Option<(u32, Option<SandboxI
     } else if draft.kill_pod {
         return actions;
     }
-    for (role, list) in [(Role::Ephemeral, draft.ephemeral), (Role::Init, draft.init), (Role::Main, draft.main)] {
-        for index in list {
-            actions.push(start(input, role, index));
-        }
+    for (role, list) in [(Role::Ephemeral, draft.ephemeral), (Role::Init, draft.init)] {
+        actions.extend(list.into_iter().map(|index| start(input, role, index)));
     }
+    if !draft.resized.is_empty() || draft.resize_pod || resize::pod_differs(input.pod, input.actual) {
+        actions.push(Action::Resize { containers: draft.resized });
+    }
+    actions.extend(draft.main.into_iter().map(|index| start(input, Role::Main, index)));
     actions
 }
 

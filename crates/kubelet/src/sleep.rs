@@ -1,33 +1,44 @@
-//! Sleep, first rung: a pod that asked for it by a label is frozen when it has
-//! had no packets for long enough, and thawed by its first one. The kernel
-//! completes the handshake and queues the request meanwhile, so nothing is lost
-//! and nothing stands in the path. Other rungs are not decided here.
+//! Sleep: a pod that a policy or a label lets sleep goes down a ladder of rungs
+//! while it is idle, and comes up at its first packet. The kernel completes the
+//! handshake and queues the request meanwhile, so nothing is lost and nothing
+//! stands in the path. Workloads at zero replicas are not the node's to decide.
+//!
+//! [`rules`] says what holds for a pod, [`ladder`] which rung is next,
+//! [`machine`] holds the states, [`sleeper`] acts, [`report`] tells the policy.
 
+mod ladder;
 mod machine;
 mod metrics;
+mod policies;
+mod report;
+mod rules;
 mod sleeper;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use api::elastic::SleepPolicy;
 use api::types::api::core::v1 as core;
-use network::activity::{Activity, OnWake};
-use tokio::sync::watch;
+use client::{Client, ObjectKey};
+use containers::runtime::Runtime;
+use network::activity::{Activity, Watcher};
+use tokio::sync::{OnceCell, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::spec;
+use ladder::Learned;
+use policies::{Policies, PoliciesTask};
+use report::Reports;
 
-pub use metrics::{SleepMetrics, WakeHistogram};
+pub use metrics::SleepMetrics;
+pub(crate) use rules::Rules;
 pub use sleeper::Awake;
-pub(crate) use sleeper::Sleeper;
+pub(crate) use sleeper::{About, Sleeper};
 
-/// Pod label: freeze after so long without packets, for example `30s`.
-pub const IDLE_AFTER_LABEL: &str = "elastic.darter.dev/idle-after";
-/// Pod annotation: the rung that the pod is on, `hot` or `frozen`.
-pub const RUNG_ANNOTATION: &str = "elastic.darter.dev/rung";
-/// Pod annotation: since when, RFC 3339.
-pub const RUNG_SINCE_ANNOTATION: &str = "elastic.darter.dev/rung-since";
+/// Apps whose wakes are remembered.
+const LEARNED_APPS: usize = 10_000;
 
 /// Sees the traffic of pods. [`Activity`] is the real one.
 pub trait Traffic: Send + Sync + 'static {
@@ -87,27 +98,46 @@ pub struct Sleep {
 struct Shared {
     traffic: watch::Sender<Option<Arc<dyn Traffic>>>,
     sleepers: Mutex<HashMap<IpAddr, Arc<Sleeper>>>,
+    /// By the uid of what owns the pods, so that a new pod of an app starts with
+    /// what the old one taught.
+    learned: Mutex<HashMap<String, Arc<Mutex<Learned>>>>,
+    /// Whether memory can be paged out, once somebody asked.
+    paging: OnceCell<Result<(), String>>,
+    policies: Policies,
+    reports: Reports,
     metrics: SleepMetrics,
 }
 
+/// Keeps policies current and writes reports.
+pub(crate) struct SleepTask {
+    sleep: Sleep,
+    policies: PoliciesTask,
+    client: Client,
+    node_name: String,
+}
+
 impl Sleep {
-    pub(crate) fn new() -> Self {
-        let shared =
-            Shared { traffic: watch::channel(None).0, sleepers: Mutex::default(), metrics: SleepMetrics::default() };
-        Self { shared: Arc::new(shared) }
+    pub(crate) fn new(client: &Client, node_name: &str) -> (Self, SleepTask) {
+        let (policies, task) = Policies::new(client);
+        let shared = Shared {
+            traffic: watch::channel(None).0,
+            sleepers: Mutex::default(),
+            learned: Mutex::default(),
+            paging: OnceCell::new(),
+            policies,
+            reports: Reports::default(),
+            metrics: SleepMetrics::default(),
+        };
+        let sleep = Self { shared: Arc::new(shared) };
+        let task =
+            SleepTask { sleep: sleep.clone(), policies: task, client: client.clone(), node_name: node_name.to_owned() };
+        (sleep, task)
     }
 
-    /// The callback for [`Activity::open`]: thaws the sleeper on the calling
+    /// Hears of packets for [`Activity::open`]: thaws the sleeper on the calling
     /// thread.
-    pub fn on_wake(&self) -> OnWake {
-        let shared = Arc::downgrade(&self.shared);
-        Arc::new(move |address| {
-            let Some(shared) = shared.upgrade() else { return };
-            let sleeper = lock(&shared.sleepers).get(&address).cloned();
-            if let Some(sleeper) = sleeper {
-                sleeper.packet(&shared.metrics);
-            }
-        })
+    pub fn watcher(&self) -> Arc<dyn Watcher> {
+        Arc::new(Heard(Arc::downgrade(&self.shared)))
     }
 
     /// Pods may fall asleep from now on. Before this no pod does.
@@ -120,11 +150,61 @@ impl Sleep {
         &self.shared.metrics
     }
 
+    /// The rules for a pod: `None` while they are not known yet, `Some(None)`
+    /// if it stays awake.
+    pub(crate) fn rules(&self, pod: &core::Pod) -> Option<Option<Rules>> {
+        self.shared.policies.rules(pod)
+    }
+
+    /// What the pods of this pod's app taught.
+    pub(crate) fn learned(&self, pod: &core::Pod) -> Arc<Mutex<Learned>> {
+        let owner = client::informer::controller_of(pod).map_or(spec::uid(pod), |owner| owner.uid.as_str());
+        let mut learned = lock(&self.shared.learned);
+        if learned.len() >= LEARNED_APPS {
+            learned.retain(|_, app| Arc::strong_count(app) > 1);
+        }
+        Arc::clone(learned.entry(owner.to_owned()).or_default())
+    }
+
+    /// The policy of this key, as last seen.
+    fn policy(&self, key: &ObjectKey) -> Option<Arc<SleepPolicy>> {
+        self.shared.policies.policy(key)
+    }
+
+    /// Rungs that this node turned out not to offer, with the reason.
+    fn not_offered(&self) -> Vec<String> {
+        let paging = self.shared.paging.get().and_then(|offered| offered.as_ref().err());
+        paging.map(|reason| format!("PagedOut: {reason}")).into_iter().collect()
+    }
+
+    fn reports(&self) -> &Reports {
+        &self.shared.reports
+    }
+
+    /// Whether memory can be paged out here; else the reason. The first question
+    /// may set up swap.
+    async fn paging(&self, runtime: &Arc<dyn Runtime>) -> &Result<(), String> {
+        let ask = || async {
+            let runtime = runtime.clone();
+            let asked = tokio::task::spawn_blocking(move || runtime.paging()).await;
+            let offered = asked.unwrap_or_else(|_| Err("the question failed".to_owned()));
+            if let Err(reason) = &offered {
+                tracing::warn!(reason, "a policy allows PagedOut and this node does not offer it");
+            }
+            offered
+        };
+        self.shared.paging.get_or_init(ask).await
+    }
+
     /// Waits until traffic can be seen.
     async fn traffic(&self) -> Option<Arc<dyn Traffic>> {
         let mut receiver = self.shared.traffic.subscribe();
         let found = receiver.wait_for(Option::is_some).await.ok()?;
         found.clone()
+    }
+
+    fn sleeper(&self, address: IpAddr) -> Option<Arc<Sleeper>> {
+        lock(&self.shared.sleepers).get(&address).cloned()
     }
 
     fn insert(&self, address: IpAddr, sleeper: Arc<Sleeper>) {
@@ -136,54 +216,51 @@ impl Sleep {
     }
 }
 
+impl SleepTask {
+    /// Until `shutdown`. `changed` is called with each namespace whose rules may
+    /// be others now.
+    pub(crate) async fn run(self, changed: impl Fn(&str), shutdown: CancellationToken) {
+        let Self { sleep, policies, client, node_name } = self;
+        let shared = &sleep.shared;
+        tokio::join!(
+            policies.run(shutdown.clone()),
+            shared.policies.follow(changed, &shutdown),
+            shared.reports.write(&client, &node_name, &sleep, &shutdown),
+        );
+    }
+}
+
+/// What the receiving thread calls. It does not keep the sleepers alive.
+struct Heard(Weak<Shared>);
+
+impl Heard {
+    fn sleeper(&self, address: IpAddr) -> Option<(Sleep, Arc<Sleeper>)> {
+        let sleep = Sleep { shared: self.0.upgrade()? };
+        let sleeper = sleep.sleeper(address)?;
+        Some((sleep, sleeper))
+    }
+}
+
+impl Watcher for Heard {
+    fn woken(&self, address: IpAddr) {
+        if let Some((sleep, sleeper)) = self.sleeper(address) {
+            sleeper.packet(&sleep);
+        }
+    }
+
+    fn answered(&self, address: IpAddr, after: Duration) {
+        if let Some((sleep, sleeper)) = self.sleeper(address) {
+            sleeper.answered(&sleep, after);
+        }
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while it is held.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the pod asks for; `None` if it does not want to sleep, or can't: on
-/// the machine's network it has no address of its own.
-pub(crate) fn idle_after(pod: &core::Pod) -> Option<Duration> {
-    if spec::host_network(pod) {
-        return None;
-    }
-    parse_duration(spec::label(pod, IDLE_AFTER_LABEL)?)
-}
-
-/// Longest idle time that is accepted: a week.
-const MAX_IDLE_MS: u64 = 7 * 24 * 60 * 60 * 1000;
-
-/// `1h30m`, `90s`, `250ms`, without signs or fractions.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let mut total: u64 = 0;
-    let mut rest = text;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let (unit, scale) = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)]
-            .into_iter()
-            .find(|(unit, _)| rest.starts_with(unit))?;
-        total = total.checked_add(number.checked_mul(scale)?)?;
-        rest = &rest[unit.len()..];
-    }
-    (total > 0 && total <= MAX_IDLE_MS).then(|| Duration::from_millis(total))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn idle_times_are_parsed_and_nonsense_is_refused() {
-        for (text, ms) in [("30s", 30_000), ("250ms", 250), ("1h30m", 5_400_000), ("2m1s5ms", 121_005)] {
-            assert_eq!(parse_duration(text), Some(Duration::from_millis(ms)), "{text}");
-        }
-        for text in ["", "0s", "10", "s", "-1s", "1.5s", "1d", "99999999999h"] {
-            assert_eq!(parse_duration(text), None, "{text}");
-        }
-    }
+/// The key of a policy of this name in the pod's namespace.
+pub(crate) fn policy_key(pod: &core::Pod, name: &str) -> ObjectKey {
+    ObjectKey::new(spec::namespace(pod), name)
 }

@@ -19,6 +19,7 @@ use api::types::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::observe::Observation;
 use crate::probe::ProbeResults;
+use crate::resize::Allotment;
 use crate::spec;
 
 pub(crate) use merge::{settle, terminate, without_early_end};
@@ -30,6 +31,28 @@ pub(crate) struct WaitReason {
     pub(crate) reason: String,
     /// For people.
     pub(crate) message: String,
+}
+
+impl WaitReason {
+    /// True while an image cannot be had: the two take turns.
+    fn is_pull(&self) -> bool {
+        matches!(self.reason.as_str(), "ErrImagePull" | "ImagePullBackOff")
+    }
+
+    /// Whether this failure is shown when it happens, `before` being the one
+    /// that is shown. Others are shown with the next look at the pod, so that
+    /// what they would hide stays in sight: the end of the run that a restart
+    /// waits for, and the one of two reasons of a pull until the other is over.
+    pub(crate) fn shows_at_once(&self, before: Option<&WaitReason>) -> bool {
+        let Some(before) = before else { return self.reason != "CrashLoopBackOff" };
+        self != before && self.reason != "CrashLoopBackOff" && !(self.is_pull() && before.is_pull())
+    }
+
+    /// Whether another look is taken at once: a first failed pull is shown and
+    /// then waits, as later ones do.
+    pub(crate) fn looks_again(&self, before: Option<&WaitReason>) -> bool {
+        self.reason == "ErrImagePull" && !before.is_some_and(WaitReason::is_pull)
+    }
 }
 
 /// Last failed starts, by container name.
@@ -62,6 +85,10 @@ pub(crate) struct Input<'a> {
     pub(crate) terminal: bool,
     /// Set when the agent ends the pod.
     pub(crate) ended: Option<&'a EndedByAgent>,
+    /// Resources that are in force.
+    pub(crate) actual: &'a Allotment,
+    /// Conditions that tell of a resize.
+    pub(crate) resize: Vec<core::PodCondition>,
     /// Addresses of the machine, the primary first.
     pub(crate) host_ips: &'a [IpAddr],
     /// Prefix of container ids.
@@ -79,7 +106,7 @@ pub(crate) fn generate(input: &Input<'_>) -> core::PodStatus {
     status.container_statuses = non_empty(containers::main(input, restarting));
     status.init_container_statuses = non_empty(containers::init(input, restarting));
     status.ephemeral_container_statuses = non_empty(containers::ephemeral(input, restarting));
-    let (pod_resources, allocated) = resources::of_pod(pod);
+    let (pod_resources, allocated) = resources::of_pod(input);
     status.resources = pod_resources;
     status.allocated_resources = allocated;
 

@@ -2,9 +2,15 @@
 //! [`crate::plan`] and [`crate::status`], and has steps carried out by
 //! [`steps`]. It owns everything of its pod; nobody else acts on it.
 
+mod actuate;
 mod container;
+mod deadlines;
 mod ending;
+mod incoming;
+mod job;
+mod resize;
 mod rung;
+mod sandbox;
 mod steps;
 mod storage;
 mod writes;
@@ -13,27 +19,24 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use api::types::api::core::v1 as core;
-use containers::runtime::{ContainerId, RuntimeError, SandboxId};
+use containers::runtime::{ContainerId, IdRange, RuntimeError, SandboxId};
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::deadlines::sleep_until;
+use self::incoming::annotated;
+use self::job::{JobDone, PROGRESS_CAPACITY, Progress, poll_job};
 use crate::backoff::Backoffs;
 use crate::context::Context;
-use crate::mailbox::{Mail, Mailbox};
+use crate::mailbox::Mailbox;
 use crate::observe::{self, Observation};
-use crate::plan::{self, Action};
-use crate::probe::{Kind, Outcome, Prober};
+use crate::plan;
+use crate::probe::Prober;
 use crate::spec;
-use crate::status::{self, EndedByAgent, Reasons, WaitReason};
+use crate::status::{self, EndedByAgent, Reasons};
 use crate::volume::MountedVolumes;
-
-/// Retry of a step that failed without a deadline of its own (upstream's
-/// `backOffPeriod`), stretched by up to half.
-const RETRY: Duration = Duration::from_secs(10);
-/// Messages of a running job; it waits when the worker is behind.
-const PROGRESS_CAPACITY: usize = 16;
 
 /// Where the pod is in its life. It only moves forward.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,33 +47,6 @@ enum Stage {
     Ending,
     /// Nothing of it runs or will.
     Ended,
-}
-
-/// What a job tells while it runs.
-enum Progress {
-    /// A sandbox was made.
-    Sandbox(SandboxId),
-    /// A container was made.
-    Container(ContainerId),
-    /// A container is being started again; its back-off goes up.
-    Restarting { name: String, hash: u64, ended: SystemTime },
-}
-
-/// What came of a job.
-#[derive(Default)]
-struct JobDone {
-    /// Per container: why it waits, or that it was started.
-    reasons: Vec<(String, Option<WaitReason>)>,
-    /// Volumes, when they were set up.
-    volumes: Option<MountedVolumes>,
-    /// Something was done in the runtime.
-    changed: bool,
-    /// Look again then.
-    retry_at: Option<SystemTime>,
-    /// Something failed that has no time of its own for a retry.
-    failed: bool,
-    /// The job was the end of the pod's containers.
-    ended: Option<Result<(), RuntimeError>>,
 }
 
 /// Ids of what the runtime has of the pod, oldest first.
@@ -113,7 +89,10 @@ pub(crate) struct Worker {
     after_write: bool,
     retries: u32,
     storage: storage::Storage,
-    rung: Option<rung::Rung>,
+    /// Its users on the machine, if it has a user namespace of its own.
+    users: Option<IdRange>,
+    resizing: resize::Resizing,
+    rung: Option<rung::RungKeeper>,
     rung_write: Option<BoxFuture<'static, ()>>,
 }
 
@@ -124,6 +103,9 @@ impl Worker {
         let uid = spec::uid(&pod).to_owned();
         let own = annotated(&pod, &seen_at);
         let status = spec::status(&pod).clone();
+        let resizing = resize::Resizing::new(&context.config.root_dir, &own, !ids.sandboxes.is_empty());
+        let own = Arc::new(resizing.record.allotted.apply((*own).clone()));
+        context.pods.update(&uid, own.clone());
         Self {
             writes: writes::Writes::new(&pod),
             context,
@@ -152,6 +134,8 @@ impl Worker {
             after_write: false,
             retries: 0,
             storage: storage::Storage::default(),
+            users: None,
+            resizing,
             rung: None,
             rung_write: None,
         }
@@ -162,6 +146,8 @@ impl Worker {
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         self.context.references.register(&self.pod);
         self.observe().await;
+        self.users = self.observed.sandboxes.iter().find_map(|sandbox| sandbox.users);
+        self.try_resize();
         self.prober.adopt(&self.observed, &self.status, &self.context.runtime_name);
         loop {
             self.step().await;
@@ -218,6 +204,7 @@ impl Worker {
             return;
         }
         self.prober.sync(&self.pod, &self.observed);
+        self.follow_resize();
         let status = self.generate(false);
         let phase = status.phase.clone().unwrap_or_default();
         let terminal = status::is_terminal(&phase);
@@ -239,6 +226,7 @@ impl Worker {
             observed: &self.observed,
             probes: self.prober.results(),
             backoffs: &self.backoffs,
+            actual: &self.resizing.record.actual,
             restart_all,
             now: SystemTime::now(),
         });
@@ -254,41 +242,6 @@ impl Worker {
         condition.is_some_and(|c| c.status == "True")
     }
 
-    fn start_job(&mut self, actions: Vec<Action>) {
-        let job = steps::Job {
-            context: self.context.clone(),
-            pod: self.pod.clone(),
-            actions,
-            observed: self.observed.clone(),
-            volumes: self.volumes.clone(),
-            cancel: self.cancel.clone(),
-            progress: self.progress.0.clone(),
-        };
-        self.volumes_stale = false;
-        self.job = Some(Box::pin(job.run()));
-    }
-
-    /// True if the pod's time is over.
-    fn check_deadline(&mut self) -> bool {
-        let Some(deadline) = self.active_deadline() else { return false };
-        if SystemTime::now() < deadline || self.ended.is_some() {
-            return false;
-        }
-        let message = "Pod was active on the node longer than the specified deadline";
-        self.context.events.pod(&self.pod, "Normal", "DeadlineExceeded", message);
-        self.ended =
-            Some(EndedByAgent { reason: "DeadlineExceeded".into(), message: message.into(), grace_seconds: None });
-        self.begin_ending();
-        self.dirty = true;
-        true
-    }
-
-    fn active_deadline(&self) -> Option<SystemTime> {
-        let seconds = u64::try_from(spec::spec(&self.pod).active_deadline_seconds?).ok()?;
-        let start = self.status.start_time.as_ref()?.0;
-        Some(SystemTime::from(start) + Duration::from_secs(seconds))
-    }
-
     /// The status that follows from what is known now.
     fn generate(&self, terminal: bool) -> core::PodStatus {
         status::generate(&status::Input {
@@ -299,6 +252,8 @@ impl Worker {
             probes: self.prober.results(),
             terminal,
             ended: self.ended.as_ref(),
+            actual: &self.resizing.record.actual,
+            resize: if terminal { Vec::new() } else { self.resizing.conditions() },
             host_ips: self.context.host_ips(),
             runtime_name: &self.context.runtime_name,
         })
@@ -307,10 +262,15 @@ impl Worker {
     fn set_status(&mut self, status: core::PodStatus) {
         let status = status::settle(&self.status, status, SystemTime::now());
         if status != self.status {
+            let ended = |status: &core::PodStatus| status::is_terminal(status.phase.as_deref().unwrap_or_default());
+            let ends = ended(&status) && !ended(&self.status);
             self.status = status;
             let mut pod = (*self.pod).clone();
             pod.status = Some(self.status.clone());
             self.context.pods.update(&self.uid, Arc::new(pod));
+            if ends {
+                self.context.pods.room();
+            }
         }
     }
 
@@ -352,228 +312,11 @@ impl Worker {
         self.observed = observed.sorted();
         self.ids = ids;
     }
-
-    async fn receive(&mut self, mail: Mail) {
-        if let Some(pod) = mail.object {
-            self.object(pod);
-        }
-        if mail.gone {
-            self.gone = true;
-            self.dirty = true;
-        }
-        if mail.reference {
-            self.volumes_stale = true;
-            self.dirty = true;
-        }
-        if mail.runtime {
-            // A job looks for itself when it is done.
-            if self.job.is_none() {
-                self.observe().await;
-            }
-            self.dirty = true;
-        }
-        if mail.sleep {
-            self.rung_changed();
-        }
-    }
-
-    fn object(&mut self, pod: Arc<core::Pod>) {
-        let new = annotated(&pod, &self.seen_at);
-        let meta = |p: &core::Pod| (p.metadata.labels.clone(), p.metadata.annotations.clone());
-        if meta(&new) != meta(&self.pod) {
-            self.volumes_stale = true;
-        }
-        let spec_changed =
-            new.spec != self.pod.spec || new.metadata.deletion_timestamp != self.pod.metadata.deletion_timestamp;
-        if spec_changed {
-            self.context.references.register(&new);
-        }
-        let shorter = new.metadata.deletion_grace_period_seconds < self.pod.metadata.deletion_grace_period_seconds
-            && new.metadata.deletion_grace_period_seconds.is_some();
-        self.writes.api_has(&pod);
-        let foreign = conditions_of_others(&new) != conditions_of_others(&self.pod);
-        self.dirty |= spec_changed
-            || foreign
-            || self.volumes_stale
-            || meta(&new) != meta(&self.pod)
-            || self.stage == Stage::Ended;
-        self.pod = new;
-        if shorter && self.stage == Stage::Ending {
-            // Begin again with less time.
-            self.job = None;
-            self.dirty = true;
-        }
-    }
-
-    async fn note(&mut self, progress: Progress) {
-        match progress {
-            Progress::Sandbox(id) => {
-                self.context.pods.owns(&id, &self.uid);
-                self.ids.sandboxes.push(id);
-                self.observe().await;
-                let status = self.generate(false);
-                self.set_status(status::without_early_end(&self.status, status));
-            }
-            Progress::Container(id) => self.ids.containers.push(id),
-            Progress::Restarting { name, hash, ended } => self.backoffs.next(&name, hash, ended, SystemTime::now()),
-        }
-    }
-
-    async fn job_done(&mut self, done: JobDone) {
-        self.job = None;
-        while let Ok(progress) = self.progress.1.try_recv() {
-            match progress {
-                Progress::Sandbox(id) => {
-                    self.context.pods.owns(&id, &self.uid);
-                    self.ids.sandboxes.push(id);
-                }
-                Progress::Container(id) => self.ids.containers.push(id),
-                Progress::Restarting { name, hash, ended } => self.backoffs.next(&name, hash, ended, SystemTime::now()),
-            }
-        }
-        self.observe().await;
-        if let Some(volumes) = done.volumes {
-            self.volumes = volumes;
-        }
-        let mut pull_failed = false;
-        let mut news = false;
-        for (name, reason) in done.reasons {
-            let old = self.reasons.get(&name);
-            match reason {
-                Some(reason) => {
-                    // That a restart waits is shown with the next look at the pod, so that
-                    // the end of the last run stays in sight; every other reason at once.
-                    news |= reason.reason != "CrashLoopBackOff" && old != Some(&reason);
-                    pull_failed |= reason.reason == "ErrImagePull";
-                    self.reasons.insert(name, reason);
-                }
-                None => {
-                    self.reasons.remove(&name);
-                }
-            }
-        }
-        if let Some(result) = done.ended {
-            self.containers_ended(result);
-            return;
-        }
-        if done.failed {
-            self.retries = self.retries.saturating_add(1);
-        } else if done.changed {
-            self.retries = 0;
-        }
-        let now = SystemTime::now();
-        self.retry_at = match done.retry_at {
-            Some(at) => Some(Instant::now() + at.duration_since(now).unwrap_or_default()),
-            None if done.failed => Some(Instant::now() + stretched(RETRY, &self.uid, self.retries)),
-            None => None,
-        };
-        if self.stage != Stage::Syncing {
-            self.dirty = true;
-            return;
-        }
-        if done.changed || pull_failed {
-            self.after_write = news;
-            self.dirty = true;
-        } else if news {
-            let status = self.generate(false);
-            self.set_status(status::without_early_end(&self.status, status));
-        }
-    }
-
-    fn probed(&mut self, finished: crate::probe::Finished) {
-        let Some(report) = self.prober.record(finished) else { return };
-        let (kind, name) = (report.kind, &report.container);
-        let event =
-            |reason: &str, message: String| self.context.events.container(&self.pod, name, "Warning", reason, &message);
-        match report.outcome {
-            Outcome::Success => {}
-            Outcome::Failure(output) => event("Unhealthy", format!("{} probe failed: {output}", kind.as_str())),
-            Outcome::Warning(output) => event("ProbeWarning", format!("{} probe warning: {output}", kind.as_str())),
-            Outcome::Unknown(err) => {
-                event("Unhealthy", format!("{} probe errored and resulted in unknown state: {err}", kind.as_str()));
-            }
-        }
-        if !report.changed {
-            return;
-        }
-        if self.job.is_some() || self.stage != Stage::Syncing {
-            // Readiness reaches the API even while other containers start or end.
-            if kind != Kind::Liveness {
-                let status = self.generate(false);
-                self.set_status(status::without_early_end(&self.status, status));
-            }
-        }
-        self.dirty = true;
-    }
-
-    fn written(&mut self, result: writes::Written) {
-        match result {
-            writes::Written::Done => {}
-            writes::Written::Gone => self.gone = true,
-        }
-        self.dirty |= self.after_write || self.stage == Stage::Ended || self.gone;
-    }
-
-    fn next_deadline(&self) -> Option<Instant> {
-        let wall = |at: SystemTime| Instant::now() + at.duration_since(SystemTime::now()).unwrap_or_default();
-        let syncing = self.stage == Stage::Syncing && self.job.is_none();
-        let deadline =
-            self.active_deadline().filter(|_| self.stage == Stage::Syncing && self.ended.is_none()).map(wall);
-        let retry = self.retry_at.filter(|_| self.job.is_none());
-        let token = self
-            .context
-            .tokens
-            .renew_at(&self.uid)
-            .filter(|_| syncing && !self.observed.containers.is_empty())
-            .map(wall);
-        let rung = self.rung_due().filter(|_| self.rung_write.is_none());
-        [deadline, retry, token, rung, self.prober.next_due(), self.writes.retry_at(), self.storage.due()]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-}
-
-/// The agent's copy: where the pod came from and when it was first seen.
-fn annotated(pod: &core::Pod, seen_at: &str) -> Arc<core::Pod> {
-    let mut own = pod.clone();
-    let notes = own.metadata.annotations.get_or_insert_default();
-    notes.entry("kubernetes.io/config.source".into()).or_insert_with(|| "api".into());
-    notes.entry("kubernetes.io/config.seen".into()).or_insert_with(|| seen_at.into());
-    Arc::new(own)
-}
-
-fn conditions_of_others(pod: &core::Pod) -> Vec<&core::PodCondition> {
-    let all = spec::status(pod).conditions.iter().flatten();
-    all.filter(|c| !status::conditions::OWNED.contains(&c.type_.as_str())).collect()
-}
-
-/// Stretches a wait by up to half, differently for each pod and attempt, so
-/// that pods that failed together don't return together.
-fn stretched(wait: Duration, uid: &str, attempt: u32) -> Duration {
-    let seed = uid
-        .bytes()
-        .fold(attempt.wrapping_mul(0x9e37_79b9), |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    wait + wait.mul_f64(f64::from(seed % 1000) / 2000.0)
-}
-
-async fn poll_job(job: &mut Option<BoxFuture<'static, JobDone>>) -> JobDone {
-    match job {
-        Some(job) => job.await,
-        None => std::future::pending().await,
-    }
 }
 
 async fn poll_rung(write: &mut Option<BoxFuture<'static, ()>>) {
     match write {
         Some(write) => write.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
 }

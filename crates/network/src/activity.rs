@@ -10,7 +10,9 @@
 //! takes the address out of the set. (The packet itself could take it out, but
 //! the kernel refuses to add an address again until it has swept the set, which
 //! is up to a second later.) The elements remember their packets too, so a
-//! report that nobody was there to receive is not lost.
+//! report that nobody was there to receive is not lost. A third set, `answers`,
+//! reports the first packet with data that a woken pod sends: what its client
+//! waited for.
 //!
 //! Traffic is TCP, UDP or SCTP. A TCP segment without data and without SYN
 //! (keep-alives, acknowledgements, a peer's FIN or RST) is not: nobody waits for
@@ -27,6 +29,7 @@ use crate::netlink::log::{Logged, PacketLog};
 use crate::netlink::nftables::{self, Batch, Family};
 use crate::netlink::socket::set_option;
 use crate::netlink::{NetlinkError, Protocol, Socket, namespace, route};
+use crate::precedence;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use std::collections::{BTreeMap, BTreeSet};
@@ -114,10 +117,14 @@ pub enum ActivityError {
     },
 }
 
-/// Called with a sleeper's address when its first packet comes. It runs on the
-/// receiving thread: work that takes longer than a system call belongs
-/// elsewhere.
-pub type OnWake = Arc<dyn Fn(IpAddr) + Send + Sync>;
+/// Hears of sleepers. It is called on the receiving thread: work that takes
+/// longer than a system call belongs elsewhere.
+pub trait Watcher: Send + Sync {
+    /// The first packet came to a sleeper's address.
+    fn woken(&self, address: IpAddr);
+    /// The pod sent its first data so long after that packet.
+    fn answered(&self, address: IpAddr, after: Duration);
+}
 
 /// Watches the traffic of one node's pods. Calls block for microseconds.
 pub struct Activity {
@@ -159,7 +166,7 @@ impl Activity {
     /// Installs the rules and starts the receiving thread. Addresses that an
     /// earlier run armed stay armed if no packet came meanwhile; ask
     /// [`Activity::armed`] for them. Needs `CAP_NET_ADMIN`.
-    pub fn open(config: ActivityConfig, on_wake: OnWake) -> Result<Self, ActivityError> {
+    pub fn open(config: ActivityConfig, watcher: Arc<dyn Watcher>) -> Result<Self, ActivityError> {
         let step = "watch the pods' traffic";
         let (mut socket, log, group, list) = namespace::within(config.namespace.as_deref(), || {
             let socket = Socket::open(Protocol::Netfilter)?;
@@ -174,7 +181,15 @@ impl Activity {
         let failed = |source: std::io::Error| ActivityError::Thread { source };
         let stop = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC).map_err(|source| failed(source.into()))?);
         let table = config.table.clone();
-        let receiver = Receiver { log, socket: list, table, sleepers: sleepers.clone(), stop: stop.clone(), on_wake };
+        let receiver = Receiver {
+            log,
+            socket: list,
+            table,
+            sleepers: sleepers.clone(),
+            stop: stop.clone(),
+            watcher,
+            woken: BTreeMap::new(),
+        };
         let receiver = std::thread::Builder::new().name("wake".into()).spawn(move || receiver.run()).map_err(failed)?;
         Ok(Self {
             config,
@@ -198,10 +213,13 @@ impl Activity {
     pub fn untrack(&self, address: IpAddr) -> Result<(), ActivityError> {
         lock(&self.tracked).remove(&address);
         self.disarm(address)?;
-        match self.change(rules::TRACKED, address, "stop tracking", false) {
-            Err(ActivityError::Kernel { source, .. }) if source.is_absent() => Ok(()),
-            result => result,
+        for set in [rules::TRACKED, rules::ANSWERS] {
+            match self.change(set, address, "stop tracking", false) {
+                Err(ActivityError::Kernel { source, .. }) if source.is_absent() => {}
+                result => result?,
+            }
         }
+        Ok(())
     }
 
     /// How long ago the address last sent or got traffic, or was first tracked.
@@ -244,6 +262,7 @@ impl Activity {
             batch.delete_elements(rules::ARMED, &[(&key, None)]);
         }
         batch.add_elements(rules::ARMED, &[(&key, None)]);
+        batch.add_elements(rules::ANSWERS, &[(&key, None)]);
         // A packet may be logged before the commit returns.
         sleepers.armed.insert(address);
         let result = batch.commit(&mut lock(&self.socket));
@@ -266,7 +285,11 @@ impl Activity {
         if !sleepers.armed.remove(&address) {
             return Ok(false);
         }
-        self.change(rules::ARMED, address, "disarm", false)?;
+        let key = self.key(address)?;
+        let mut batch = Batch::new(Family::Ipv4, &self.config.table);
+        batch.delete_elements(rules::ARMED, &[(&key, None)]);
+        batch.delete_elements(rules::ANSWERS, &[(&key, None)]);
+        batch.commit(&mut lock(&self.socket)).map_err(kernel("disarm", Some(address)))?;
         Ok(true)
     }
 
@@ -277,11 +300,12 @@ impl Activity {
         armed(&mut lock(&self.socket), &self.config.table).map_err(kernel("list the armed addresses", None))
     }
 
-    /// Removes the rules. Dropping without it leaves them to the next start.
-    pub fn teardown(self) -> Result<(), ActivityError> {
-        Batch::remove(Family::Ipv4, &self.config.table)
-            .commit(&mut lock(&self.socket))
-            .map_err(kernel("stop watching the pods' traffic", None))
+    /// Removes the rules that an earlier run left. Needs `CAP_NET_ADMIN`.
+    pub fn remove_rules(config: &ActivityConfig) -> Result<(), ActivityError> {
+        let step = "stop watching the pods' traffic";
+        let mut socket = namespace::within(config.namespace.as_deref(), || Socket::open(Protocol::Netfilter))
+            .map_err(kernel(step, None))?;
+        Batch::remove(Family::Ipv4, &config.table).commit(&mut socket).map_err(kernel(step, None))
     }
 
     fn change(&self, set: &str, address: IpAddr, step: &'static str, add: bool) -> Result<(), ActivityError> {
@@ -319,21 +343,6 @@ impl Drop for Activity {
     }
 }
 
-/// Gives the calling thread precedence over ordinary ones, so that a wake does
-/// not queue behind a busy node's work. It runs for microseconds a wake. Needs
-/// `CAP_SYS_NICE`.
-fn before_other_threads() -> std::io::Result<()> {
-    // SAFETY: sched_param is plain numbers, for which zero is a valid value.
-    #[expect(unsafe_code, reason = "libc has no constructor for it")]
-    let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
-    parameters.sched_priority = 1;
-    // SAFETY: 0 is the calling thread and the parameters outlive the call.
-    #[expect(unsafe_code, reason = "the scheduling class has no safe interface")]
-    let result =
-        unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) };
-    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-}
-
 fn armed(socket: &mut Socket, table: &str) -> Result<BTreeSet<IpAddr>, NetlinkError> {
     let found = nftables::elements(socket, Family::Ipv4, table, rules::ARMED, None)?;
     Ok(found.iter().filter(|element| element.used_ms_ago.is_none()).filter_map(|element| ipv4(&element.key)).collect())
@@ -350,12 +359,14 @@ struct Receiver {
     table: String,
     sleepers: Arc<Mutex<Sleepers>>,
     stop: Arc<OwnedFd>,
-    on_wake: OnWake,
+    watcher: Arc<dyn Watcher>,
+    /// Woken addresses that have not answered, and when their packets were seen.
+    woken: BTreeMap<IpAddr, Instant>,
 }
 
 impl Receiver {
     fn run(mut self) {
-        if let Err(error) = before_other_threads() {
+        if let Err(error) = precedence::raise() {
             tracing::debug!(err = %error, "the thread that waits for packets has no precedence");
         }
         loop {
@@ -367,9 +378,11 @@ impl Receiver {
                     return;
                 }
             }
-            let destinations: Option<Vec<IpAddr>> = match self.log.next() {
+            let seen = Instant::now();
+            let packets: Option<Vec<(IpAddr, IpAddr)>> = match self.log.next() {
                 Ok(Logged::Packets(packets)) => {
-                    Some(packets.iter().filter_map(|packet| ipv4(packet.get(16..20)?)).collect())
+                    let ends = |packet: &&[u8]| Some((ipv4(packet.get(12..16)?)?, ipv4(packet.get(16..20)?)?));
+                    Some(packets.iter().filter_map(ends).collect())
                 }
                 Ok(Logged::Overrun) => None,
                 Err(error) => {
@@ -377,13 +390,41 @@ impl Receiver {
                     return;
                 }
             };
-            for address in destinations.unwrap_or_else(|| self.missed()) {
-                self.report(address);
+            let Some(packets) = packets else {
+                // Answers may be among what was lost; a later one would count
+                // as slow.
+                self.woken.clear();
+                for address in self.missed() {
+                    self.report(address, seen);
+                }
+                continue;
+            };
+            for (source, destination) in packets {
+                self.report(destination, seen);
+                self.answer(source, seen);
             }
         }
     }
 
-    fn report(&mut self, address: IpAddr) {
+    fn answer(&mut self, address: IpAddr, seen: Instant) {
+        let Some(woken) = self.woken.remove(&address) else { return };
+        self.watcher.answered(address, seen.duration_since(woken));
+        let sleepers = Arc::clone(&self.sleepers);
+        let sleepers = lock(&sleepers);
+        // Armed again meanwhile, its next answer counts.
+        if sleepers.armed.contains(&address) {
+            return;
+        }
+        let mut batch = Batch::new(Family::Ipv4, &self.table);
+        batch.delete_elements(rules::ANSWERS, &[(&route::octets(address), None)]);
+        if let Err(error) = batch.commit(&mut self.socket)
+            && !error.is_absent()
+        {
+            tracing::warn!(%address, err = %error, "cannot stop looking at an address after its answer");
+        }
+    }
+
+    fn report(&mut self, address: IpAddr, seen: Instant) {
         {
             let mut sleepers = lock(&self.sleepers);
             // Later packets to a sleeper are logged until its element is gone.
@@ -392,7 +433,8 @@ impl Receiver {
             }
             sleepers.reported.insert(address);
         }
-        (self.on_wake)(address);
+        self.woken.insert(address, seen);
+        self.watcher.woken(address);
         let mut sleepers = lock(&self.sleepers);
         // It may have been armed again meanwhile, with a new element.
         if sleepers.reported.remove(&address) {

@@ -1,6 +1,6 @@
 //! The little of netlink that pods, Services and sleep need: one encoder, one
-//! blocking socket and typed helpers for links, nftables, conntrack and packet
-//! logs. Every request is answered by the kernel within microseconds, so
+//! blocking socket and typed helpers for links, nftables, conntrack, packet
+//! logs and packet queues. Every request is answered by the kernel within microseconds, so
 //! nothing here is async. It is no general netlink library, and it decides
 //! nothing about addresses or rules.
 
@@ -10,6 +10,7 @@ pub(crate) mod log;
 pub(crate) mod message;
 pub(crate) mod namespace;
 pub(crate) mod nftables;
+pub(crate) mod queue;
 pub(crate) mod route;
 pub(crate) mod socket;
 

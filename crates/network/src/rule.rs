@@ -16,6 +16,11 @@ pub(crate) fn destination(register: Register) -> Expression {
     Expression::Payload(Base::Network, 16, 4, register)
 }
 
+/// Loads the packet's source port.
+pub(crate) fn source_port(register: Register) -> Expression {
+    Expression::Payload(Base::Transport, 0, 2, register)
+}
+
 /// Loads the packet's destination port.
 pub(crate) fn destination_port(register: Register) -> Expression {
     Expression::Payload(Base::Transport, 2, 2, register)

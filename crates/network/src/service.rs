@@ -8,6 +8,8 @@
 //! transaction a change. A connection costs one lookup for the frontend and one
 //! for the endpoint, however many Services there are; a changed endpoint is one
 //! changed map element. No packet is touched after its connection's first.
+//! First packets to a Service whose workload sleeps can be held until there is
+//! an endpoint: see [`crate::hold`].
 
 mod layout;
 mod load_balancer;

@@ -5,11 +5,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use api::node_selector::{NodeSelection, NodeTerm};
 use api::selector::{Labels, Selector};
 use api::types::api::core::v1 as core;
 use api::types::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use crate::node::{Effect, NodeSelection, NodeTerm, Taint};
+use crate::node::{Effect, Taint};
 use crate::resources::{Usage, is_sidecar};
 use crate::table::{Entry, Table};
 

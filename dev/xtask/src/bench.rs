@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
 /// Measures, prints, and fails only if measuring failed: a goal that is not
 /// reached is a figure, not an error.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let binary = cluster::build()?;
+    let binary = cluster::build(cluster::Profile::Release)?;
     let figures = match arguments.name.as_str() {
         "start" => start::measure(&binary)?,
         "idle" => idle::measure(&binary)?,

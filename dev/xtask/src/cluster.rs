@@ -1,4 +1,4 @@
-//! A throw-away cluster for benches and rings: the release binary, an own data
+//! A throw-away cluster for benches and rings: a built binary, an own data
 //! directory, free ports. Not for the first ring, whose tests run in process.
 
 use std::io::{BufRead, BufReader};
@@ -23,12 +23,28 @@ pub(crate) struct Cluster {
     pub(crate) server: String,
 }
 
-/// Builds the release binary and returns its path.
-pub(crate) fn build() -> Result<PathBuf, Failure> {
-    run(cargo().args(["build", "--release", "--locked", "-p", "darter"]))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    Ok(target.join("release/darter"))
+/// How the binary is built.
+#[derive(Clone, Copy)]
+pub(crate) enum Profile {
+    /// Quickly, with its assertions: for behaviour.
+    Dev,
+    /// As users have it: for figures.
+    Release,
 }
+
+/// Builds the binary and returns its path.
+pub(crate) fn build(profile: Profile) -> Result<PathBuf, Failure> {
+    let (options, folder): (&[&str], _) = match profile {
+        Profile::Dev => (&[], "debug"),
+        Profile::Release => (&["--release"], "release"),
+    };
+    run(cargo().args(["build", "--locked", "-p", "darter"]).args(options))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    Ok(target.join(folder).join("darter"))
+}
+
+/// Ranges of addresses that are taken when the arguments name none.
+const RANGES: [(&str, &str); 2] = [("--cluster-cidr", "10.205.0.0/16"), ("--service-cidr", "10.206.0.0/16")];
 
 impl Cluster {
     /// Starts one with these further arguments of `darter up`.
@@ -42,7 +58,7 @@ impl Cluster {
             .arg(folder.path().join("data"))
             .arg("--kubeconfig")
             .arg(folder.path().join("kubeconfig"))
-            .args(["--cluster-cidr", "10.205.0.0/16", "--service-cidr", "10.206.0.0/16"])
+            .args(RANGES.iter().filter(|(name, _)| !arguments.contains(name)).flat_map(|(name, range)| [*name, *range]))
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(log_file)
@@ -87,6 +103,11 @@ impl Cluster {
     /// The server's process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// A folder for files that go with the cluster.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The data directory.

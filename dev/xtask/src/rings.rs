@@ -3,7 +3,9 @@
 //! killed often. Slow and by name; they confirm, the first ring finds. The
 //! recordings and their checkers lie beside the repository, in ../shared.
 
-use std::path::PathBuf;
+mod podtrace;
+
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::check::{Failure, cargo, read, root, run};
@@ -16,6 +18,9 @@ pub(crate) struct Arguments {
     /// clients (kube-rs) or loops (kills and leftovers). The last three need root.
     #[arg(value_parser = ["replay", "cluster-trace", "podtrace", "clients", "loops"])]
     ring: String,
+    /// podtrace: only these areas, by comma; `all` for every recorded one.
+    #[arg(long, value_delimiter = ',', conflicts_with = "only")]
+    area: Vec<String>,
     /// Loops only: this many kills of the server and of the node, and ten times
     /// as many pods, in place of 50, 20 and 200.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -32,11 +37,17 @@ pub(crate) struct Arguments {
     /// Write the result there as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// podtrace: the static BusyBox that the images are made of, if not the machine's own.
+    #[arg(long)]
+    busybox: Option<PathBuf>,
+    /// podtrace: recordings that run at the same time.
+    #[arg(long, default_value_t = 12)]
+    jobs: u32,
+    /// Set by the ring when it starts itself with a network and mounts of its
+    /// own: the folder for everything that it makes.
+    #[arg(long, hide = true)]
+    inside: Option<PathBuf>,
 }
-
-/// What this repository is held to so far, by ring: expressions over the paths
-/// of the recordings.
-const NODE_AREAS: &str = "^(lifecycle|termination|termination-message|crashloop|start-error|init|env|hooks|probes|logs|exec|image|network|volumes)/";
 
 /// Runs the ring and prints its result.
 pub(crate) fn run_ring(arguments: &Arguments) -> Result<(), Failure> {
@@ -69,42 +80,32 @@ fn recordings(arguments: &Arguments) -> Result<(), Failure> {
             what: format!("no recordings in {}; name their folder with --shared", shared.display()),
         });
     }
-    let binary = cluster::build()?;
-    let with_node = arguments.ring == "podtrace";
-    let cluster = Cluster::start(&binary, if with_node { &[] } else { &["--no-node"] })?;
-    if with_node {
-        import_images(&shared, &binary, &cluster)?;
+    // What is held here is behaviour, not speed.
+    let binary = cluster::build(cluster::Profile::Dev)?;
+    if arguments.ring == "podtrace" {
+        return podtrace::run(arguments, &shared, &binary);
     }
-    let mut command = Command::new(shared.join("tools").join(&arguments.ring));
-    command.arg("check").args(["--server", &cluster.server]);
-    command.arg("--token").arg(read(&cluster.token_file())?.trim());
-    command.arg("--ca").arg(cluster.authority());
+    let cluster = Cluster::start(&binary, &["--no-node"])?;
+    let mut command = checker(arguments, &shared, &cluster)?;
     if let Some(json) = &arguments.json {
         command.arg("--json").arg(json);
+    }
+    if let Some(only) = &arguments.only {
+        command.args(["--only", only]);
     }
     let recordings = shared.join("upstream-1.36");
     match arguments.ring.as_str() {
         "replay" => command.arg(recordings.join("transcripts")).args(["-j", "4"]),
-        "cluster-trace" => command.arg(recordings.join("scheduler")).arg(recordings.join("controllers")),
-        _ => command.arg(recordings.join("pods")),
-    };
-    match (&arguments.only, with_node) {
-        (Some(only), _) => command.args(["--only", only]),
-        (None, true) => command.args(["--only", NODE_AREAS]),
-        (None, false) => &mut command,
+        _ => command.arg(recordings.join("scheduler")).arg(recordings.join("controllers")),
     };
     run(&mut command)
 }
 
-/// Builds the images that the recorded pods use and gives them to the node.
-fn import_images(shared: &std::path::Path, binary: &std::path::Path, cluster: &Cluster) -> Result<(), Failure> {
-    let images = cluster.data_dir().join("test-images");
-    run(Command::new(shared.join("tools/testimages")).arg(&images))?;
-    let list = std::fs::read_dir(&images).map_err(|source| Failure::File { path: images.clone(), source })?;
-    let files: Vec<PathBuf> = list
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|ending| ending == "tar"))
-        .collect();
-    run(Command::new(binary).args(["image", "import", "--data-dir"]).arg(cluster.data_dir()).args(files))
+/// The ring's checker, told where the cluster is.
+fn checker(arguments: &Arguments, shared: &Path, cluster: &Cluster) -> Result<Command, Failure> {
+    let mut command = Command::new(shared.join("tools").join(&arguments.ring));
+    command.arg("check").args(["--server", &cluster.server]);
+    command.arg("--token").arg(read(&cluster.token_file())?.trim());
+    command.arg("--ca").arg(cluster.authority());
+    Ok(command)
 }

@@ -154,22 +154,73 @@ pub(super) const COLUMNS: Columns = &[
     ("Replicas", "string", 0, |one| object::at(one, "status.currentReplicas").as_i64().unwrap_or(0).into()),
 ];
 
-/// Resource metrics with what they are and what they should be.
+/// Metrics shown at most.
+const TARGETS_SHOWN: usize = 2;
+
+/// Metrics with what they are and what they should be (`formatHPAMetrics`,
+/// upstream 1.36).
 fn targets(one: &Value) -> Value {
     let current = object::items(one, "status.currentMetrics");
-    let show = |(index, metric): (usize, &Value)| {
-        let now = current.get(index);
-        let wanted = &metric["resource"]["target"];
-        let is = |field: &str| now.map(|now| now["resource"]["current"][field].clone()).unwrap_or_default();
-        let name = metric["resource"]["name"].as_str().unwrap_or_default();
-        if let Some(percent) = wanted["averageUtilization"].as_i64() {
-            let is = is("averageUtilization").as_i64().map_or("<unknown>".to_owned(), |percent| format!("{percent}%"));
-            return format!("{name}: {is}/{percent}%");
+    let metrics = object::items(one, "spec.metrics");
+    let all: Vec<String> =
+        metrics.iter().enumerate().map(|(index, metric)| target(metric, current.get(index))).collect();
+    match all.as_slice() {
+        [] => "<none>".into(),
+        [shown @ .., _] if shown.len() >= TARGETS_SHOWN => {
+            let shown = all[..TARGETS_SHOWN].join(", ");
+            format!("{shown} + {} more...", all.len() - TARGETS_SHOWN).into()
         }
-        let is = is("averageValue").as_str().unwrap_or("<unknown>").to_owned();
-        format!("{name}: {is}/{}", wanted["averageValue"].as_str().unwrap_or_default())
+        all => all.join(", ").into(),
+    }
+}
+
+fn target(metric: &Value, current: Option<&Value>) -> String {
+    let field = match metric["type"].as_str() {
+        Some("External") => "external",
+        Some("Pods") => "pods",
+        Some("Object") => "object",
+        Some("Resource") => "resource",
+        Some("ContainerResource") => "containerResource",
+        _ => return "<unknown type>".to_owned(),
     };
-    let all = object::items(one, "spec.metrics").iter().enumerate().filter(|(_, metric)| metric["type"] == "Resource");
-    let text = all.map(show).collect::<Vec<_>>().join(", ");
-    if text.is_empty() { "<none>".into() } else { text.into() }
+    let wanted = &metric[field]["target"];
+    let is = current.map(|current| &current[field]["current"]);
+    let text = |value: &str| is.and_then(|is| is[value].as_str()).unwrap_or("<unknown>").to_owned();
+    let amount = |value: &str| wanted[value].as_str().unwrap_or("0").to_owned();
+    match (field, wanted["averageValue"].is_string()) {
+        ("external" | "object", true) => format!("{}/{} (avg)", text("averageValue"), amount("averageValue")),
+        ("external" | "object", false) => format!("{}/{}", text("value"), amount("value")),
+        ("pods", _) => format!("{}/{}", text("averageValue"), amount("averageValue")),
+        (_, whole) => {
+            let name = metric[field]["name"].as_str().unwrap_or_default();
+            if whole {
+                return format!("{name}: {}/{}", text("averageValue"), amount("averageValue"));
+            }
+            let percent = |value: &Value| value["averageUtilization"].as_i64().map(|percent| format!("{percent}%"));
+            let is = is.and_then(percent).unwrap_or("<unknown>".to_owned());
+            format!("{name}: {is}/{}", percent(wanted).unwrap_or("<auto>".to_owned()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_metrics_are_shown_with_what_they_are_and_should_be() {
+        let cpu = json!({"type": "Resource", "resource": {"name": "cpu", "target": {"averageUtilization": 50}}});
+        let rps = json!({"type": "Object", "object": {"target": {"type": "Value", "value": "100"}}});
+        let queue = json!({"type": "External", "external": {"target": {"averageValue": "30"}}});
+        let now = json!([{"type": "Resource", "resource": {"current": {"averageUtilization": 80, "averageValue": "8m"}}},
+            {"type": ""}, {"type": "External", "external": {"current": {"averageValue": "12500m"}}}]);
+        let show = |metrics: Value, now: &Value| {
+            targets(&json!({"spec": {"metrics": metrics}, "status": {"currentMetrics": now}}))
+        };
+        assert_eq!(show(json!([cpu, rps]), &now), "cpu: 80%/50%, <unknown>/100");
+        assert_eq!(show(json!([cpu, rps, queue]), &now), "cpu: 80%/50%, <unknown>/100 + 1 more...");
+        assert_eq!(show(json!([queue]), &json!([now[2]])), "12500m/30 (avg)");
+        assert_eq!(show(json!([cpu]), &Value::Null), "cpu: <unknown>/50%");
+        assert_eq!(show(json!([]), &Value::Null), "<none>");
+    }
 }

@@ -2,9 +2,13 @@
 
 mod cells;
 pub(super) mod defaults;
+mod qos;
+mod same;
+mod update;
 
 use serde_json::{Value, json};
 
+use crate::field::Errors;
 use crate::object;
 use crate::strategy::{Column, Generation, Part, Strategy, Write};
 
@@ -16,7 +20,7 @@ impl Strategy for Pod {
     }
 
     fn prepare_create(&self, object: &mut Value, _write: &mut Write<'_>) {
-        let class = qos_class(object);
+        let class = qos::class(object);
         object::as_map(object).insert("status".to_owned(), json!({"phase": "Pending", "qosClass": class}));
         if !object::items(object, "spec.schedulingGates").is_empty() {
             let gated = json!({
@@ -43,6 +47,14 @@ impl Strategy for Pod {
                 Some(owners) => object::metadata(new).insert("ownerReferences".to_owned(), owners),
                 None => object::metadata(new).remove("ownerReferences"),
             };
+        }
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value, part: Part, errors: &mut Errors) {
+        match part {
+            Part::Main => update::main(new, old, errors),
+            Part::Other("resize") => update::resize(new, old, errors),
+            Part::Status | Part::Other(_) => {}
         }
     }
 
@@ -100,28 +112,5 @@ impl Strategy for Pod {
 
     fn cells(&self, pod: &Value, now: i64) -> Vec<Value> {
         cells::cells(pod, now)
-    }
-}
-
-/// Quality of service by requests and limits of all containers.
-fn qos_class(pod: &Value) -> &'static str {
-    const COMPUTE: [&str; 2] = ["cpu", "memory"];
-    let containers = object::items(pod, "spec.initContainers").iter().chain(object::items(pod, "spec.containers"));
-    let (mut any, mut guaranteed) = (false, true);
-    let amount = |container: &Value, list: &str, name: &str| -> Option<api::quantity::Quantity> {
-        let text = object::at(container, "resources").get(list)?.get(name)?.as_str()?;
-        text.parse().ok().filter(|quantity: &api::quantity::Quantity| !quantity.is_zero())
-    };
-    for container in containers {
-        for name in COMPUTE {
-            let (request, limit) = (amount(container, "requests", name), amount(container, "limits", name));
-            any |= request.is_some() || limit.is_some();
-            guaranteed &= limit.is_some() && request.as_ref().is_none_or(|request| Some(request) == limit.as_ref());
-        }
-    }
-    match (any, guaranteed) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
     }
 }

@@ -6,7 +6,7 @@ use api::status::Status;
 use http::{Request, Response};
 use serde_json::Value;
 
-use crate::object::{self, Meta};
+use crate::object::{self, Meta, Object};
 use crate::pipeline::body::{self, RequestBody, ResponseBody};
 use crate::pipeline::call::Call;
 use crate::pipeline::options::WriteOptions;
@@ -70,31 +70,41 @@ pub(super) const EPHEMERAL_CONTAINERS: PartOf = PartOf {
     },
 };
 
-/// `pods/resize`: resources and resize policies of containers.
+/// `pods/resize`: resources of the pod and its containers, and their resize
+/// policies. Other containers than the pod has are left for validation to
+/// refuse.
 pub(super) const RESIZE: PartOf = PartOf {
     name: "resize",
     take: |old, sent, _| {
         let mut next = old.clone();
+        let names = |pod: &Value, list: &str| -> Vec<Value> {
+            object::items(pod, &format!("spec.{list}")).iter().map(|container| container["name"].clone()).collect()
+        };
+        if ["containers", "initContainers"].iter().any(|list| names(old, list) != names(sent, list)) {
+            object::as_map(&mut next).insert("spec".to_owned(), object::at(sent, "spec").clone());
+            return next;
+        }
+        let spec = object::map_mut(&mut next, "spec");
         for list in ["containers", "initContainers"] {
-            let wanted = object::items(sent, &format!("spec.{list}")).to_vec();
-            let own = object::map_mut(&mut next, "spec").get_mut(list).and_then(Value::as_array_mut);
-            for container in own.into_iter().flatten() {
-                let Some(same) = wanted.iter().find(|one| one["name"] == container["name"]) else { continue };
+            let wanted = object::items(sent, &format!("spec.{list}"));
+            let own = spec.get_mut(list).and_then(Value::as_array_mut);
+            for (container, wanted) in own.into_iter().flatten().zip(wanted) {
                 for field in ["resources", "resizePolicy"] {
-                    match same.get(field) {
-                        Some(value) => {
-                            object::as_map(container).insert(field.to_owned(), value.clone());
-                        }
-                        None => {
-                            object::as_map(container).remove(field);
-                        }
-                    }
+                    take(object::as_map(container), wanted, field);
                 }
             }
         }
+        take(spec, object::at(sent, "spec"), "resources");
         next
     },
 };
+
+fn take(target: &mut Object, source: &Value, field: &str) {
+    match source.get(field) {
+        Some(value) => target.insert(field.to_owned(), value.clone()),
+        None => target.remove(field),
+    };
+}
 
 /// GET, PUT and PATCH of a part.
 pub(super) async fn answer(

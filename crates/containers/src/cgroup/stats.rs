@@ -27,6 +27,7 @@ impl Cgroups {
             stats.process_count = number(&dir, "pids.current");
             stats.memory_usage_bytes = number(&dir, "memory.current");
             let memory = std::fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+            stats.swap_bytes = number(&dir, "memory.swap.current");
             memory_fields(&mut stats, &memory, ["anon", "inactive_file", "pgfault", "pgmajfault"]);
             return Ok(stats);
         }
@@ -39,6 +40,8 @@ impl Cgroups {
         if let Some(dir) = self.controller("memory", path) {
             stats.memory_usage_bytes = number(&dir, "memory.usage_in_bytes");
             let memory = std::fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+            // Shown by kernels that account for swap.
+            stats.swap_bytes = field(&memory, "total_swap").unwrap_or(0);
             let names = ["total_rss", "total_inactive_file", "total_pgfault", "total_pgmajfault"];
             memory_fields(&mut stats, &memory, names);
         }

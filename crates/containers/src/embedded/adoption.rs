@@ -107,6 +107,10 @@ impl Inner {
             Some(exit) => Phase::Exited(exit),
             None => Phase::Created,
         };
+        // The last agent may have ended while it paged it out.
+        if let Err(error) = self.cgroups.forbid_swap(&record.cgroup) {
+            tracing::warn!(err = %error, container = %record.id, "a container may use swap");
+        }
         let writable = self.root.join("containers").join(&record.id);
         let id = record.id.clone();
         let container = Container::new(dir.to_owned(), writable, record, phase);

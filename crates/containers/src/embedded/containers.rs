@@ -220,6 +220,7 @@ impl Inner {
         self.cgroups.create(group).map_err(io_error(format!("make cgroup {group}")))?;
         self.cgroups.set(group, &record.config.resources).map_err(io_error("set the container's limits"))?;
         self.cgroups.kill_as_one(group).map_err(io_error("set the container's limits"))?;
+        self.cgroups.forbid_swap(group).map_err(io_error("keep the container out of swap"))?;
         if !record.config.security.privileged {
             self.cgroups.allow_devices(group, &resolved.devices).map_err(io_error("set the container's devices"))?;
         }

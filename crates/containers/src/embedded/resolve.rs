@@ -140,6 +140,7 @@ impl Inner {
             cgroups_v1: self.cgroups.v1(cgroup),
             unified: self.cgroups.unified(cgroup),
             cgroup_v2_only: self.cgroups.v2_only(),
+            users: sandbox.config.users,
             process,
         };
         Ok(Resolved { spec, devices: rules, stop_signal, stop_signal_name: signal_name })

@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::paging::Paging;
 use super::record::{FORMAT, SandboxRecord, instant, now_ns};
 use super::shim_client::{ShimClient, listener};
 use super::{Inner, SHM_BYTES, blocking, hosts_line, io_error, lock};
 use crate::cgroup::Freezer;
+use crate::connections::open_connections;
 use crate::files;
-use crate::runtime::{NamespaceMode, RuntimeError, RuntimeEventKind, SandboxConfig, SandboxId, SandboxStatus};
+use crate::runtime::{
+    NamespaceMode, RuntimeError, RuntimeEventKind, SandboxActivity, SandboxConfig, SandboxId, SandboxStatus,
+};
 use crate::shim::protocol::{Message, Op, SpawnSandbox};
 
 /// Longest host name the kernel takes, bytes.
@@ -25,6 +29,7 @@ pub(super) struct Sandbox {
     shim: Mutex<Option<Arc<ShimClient>>>,
     freezer: Mutex<Option<Arc<Freezer>>>,
     frozen: AtomicBool,
+    pub(super) paging: Paging,
 }
 
 impl Sandbox {
@@ -36,6 +41,7 @@ impl Sandbox {
             shim: Mutex::new(shim),
             freezer: Mutex::default(),
             frozen: AtomicBool::new(false),
+            paging: Paging::default(),
         }
     }
 
@@ -53,6 +59,7 @@ impl Sandbox {
             annotations: record.config.annotations,
             netns: (own_network && ready).then(|| netns(record.pid)),
             frozen: self.frozen.load(Ordering::Acquire),
+            users: record.config.users,
         }
     }
 
@@ -86,9 +93,20 @@ impl Sandbox {
         self.frozen.store(frozen, Ordering::Release);
     }
 
+    /// Asked to freeze, and not thawed since.
+    pub(super) fn wants_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
+    }
+
+    /// Every process stands still, as the kernel says.
+    pub(super) fn stands_still(&self) -> bool {
+        self.wants_frozen() && lock(&self.freezer).as_ref().is_some_and(|freezer| freezer.frozen())
+    }
+
     /// Lets the processes run again. One write, nothing else: this is on the
     /// path of the first packet.
     pub(super) fn thaw(&self) -> Result<(), RuntimeError> {
+        self.paging.stop();
         let freezer = lock(&self.freezer);
         if let Some(freezer) = freezer.as_ref() {
             freezer.thaw().map_err(io_error("thaw the sandbox's cgroup"))?;
@@ -204,6 +222,7 @@ impl Inner {
             hostname: if config.network == NamespaceMode::Node { String::new() } else { hostname },
             sysctls: config.sysctls.clone(),
             shm_bytes: SHM_BYTES,
+            users: config.users,
         };
         self.zygote.spawn(&request, &socket).map_err(io_error("ask for a shim"))?;
         Ok(made_cgroup)
@@ -256,6 +275,21 @@ impl Inner {
         sandbox.set_shim(None);
         self.abandon_containers(sandbox).await;
         self.emit(&sandbox.id, None, RuntimeEventKind::Stopped);
+    }
+
+    pub(super) fn activity(&self, sandbox: &Sandbox) -> Result<SandboxActivity, RuntimeError> {
+        sandbox.shim()?;
+        let (pid, network) = {
+            let record = lock(&sandbox.record);
+            (record.pid, record.config.network)
+        };
+        let cgroup = sandbox.cgroup();
+        let usage = self.cgroups.stats(&cgroup).map_err(io_error(format!("read cgroup {cgroup}")))?;
+        let connections = if network == NamespaceMode::Node { Ok(0) } else { open_connections(pid) };
+        Ok(SandboxActivity {
+            cpu_usage_ns: usage.cpu_usage_ns,
+            connections: connections.map_err(io_error("count the sandbox's connections"))?,
+        })
     }
 
     pub(super) fn freeze(&self, sandbox: &Sandbox) -> Result<(), RuntimeError> {
@@ -337,6 +371,9 @@ fn check(config: &SandboxConfig) -> Result<(), RuntimeError> {
     }
     if config.cgroup_parent.split('/').any(|part| part == "..") {
         return Err(invalid("cgroup_parent", format!("{:?} leads out of the hierarchy", config.cgroup_parent)));
+    }
+    if !config.handler.is_empty() && !super::HANDLERS.contains(&config.handler.as_str()) {
+        return Err(invalid("handler", format!("no runtime for {:?} is configured", config.handler)));
     }
     Ok(())
 }

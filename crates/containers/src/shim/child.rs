@@ -43,6 +43,14 @@ pub(crate) enum ChildStreams {
     Files([Option<OwnedFd>; 3]),
 }
 
+/// What a container gets of its sandbox.
+pub(crate) struct Inherited<'a> {
+    /// The shared `/dev/shm`.
+    pub(crate) shm: Option<&'a OwnedFd>,
+    /// The user namespace, if it is not the machine's.
+    pub(crate) users: Option<&'a OwnedFd>,
+}
+
 /// A failed step in words for the user.
 pub(crate) struct Failed(pub(crate) String);
 
@@ -75,17 +83,18 @@ pub(super) fn become_container(
     dir: &Path,
     streams: ChildStreams,
     status: &OwnedFd,
-    shm: Option<&OwnedFd>,
+    inherited: Inherited<'_>,
     in_cgroup: bool,
 ) -> ! {
     let steps = || {
         let spec = enter(dir, in_cgroup)?;
         let seccomp = read_seccomp(&spec.process)?;
-        rootfs::build(&spec, shm)?;
+        rootfs::build(&spec, &inherited)?;
         if let Some(terminal) = connect(streams, spec.process.tty, status)? {
-            rootfs::mount_console(&terminal)?;
+            rootfs::mount_console(&spec, &terminal)?;
         }
         rootfs::finish(&spec)?;
+        become_inner_user(&spec, inherited.users, libc::CLONE_NEWNS)?;
         run(&spec.process, &spec.process.args, seccomp.as_deref())
     };
     fail(steps(), status)
@@ -97,7 +106,7 @@ pub(super) fn become_exec(
     start: &StartExec,
     streams: ChildStreams,
     status: &OwnedFd,
-    init: &OwnedFd,
+    (init, users): (&OwnedFd, Option<&OwnedFd>),
     in_cgroup: bool,
 ) -> ! {
     let steps = || {
@@ -109,6 +118,7 @@ pub(super) fn become_exec(
         if start.tty && !spec.process.env.iter().any(|variable| variable.starts_with("TERM=")) {
             spec.process.env.push("TERM=xterm".to_owned());
         }
+        become_inner_user(&spec, users, 0)?;
         run(&spec.process, &start.args, seccomp.as_deref())
     };
     fail(steps(), status)
@@ -179,7 +189,6 @@ fn connect(streams: ChildStreams, tty: bool, status: &OwnedFd) -> Result<Option<
 
 /// Drops rights and executes.
 fn run(process: &ProcessSpec, args: &[String], seccomp: Option<&[u8]>) -> Result<std::convert::Infallible, Failed> {
-    own_streams(process.uid)?;
     // Before the rights go, so that a directory that only root may enter works
     // as it does under other runtimes.
     let entered = rustix::process::chdir(&process.cwd);
@@ -212,6 +221,21 @@ fn run(process: &ProcessSpec, args: &[String], seccomp: Option<&[u8]>) -> Result
     // to where its output would have gone.
     eprintln!("exec {}: {}", path.display(), describe(&error));
     sys::exit_now(EXEC_FAILED)
+}
+
+/// Gives the streams to the user and enters the user namespace, where the
+/// process has every right over what belongs to that, and none outside.
+/// `more`: namespaces that are made anew so that they belong to it too.
+fn become_inner_user(spec: &ContainerSpec, users: Option<&OwnedFd>, more: i32) -> Result<(), Failed> {
+    let first = spec.users.map_or(0, |range| range.first);
+    own_streams(first.saturating_add(spec.process.uid))?;
+    let Some(users) = users else { return Ok(()) };
+    let step = || "enter the user namespace".to_owned();
+    sys::setns(users.as_fd(), libc::CLONE_NEWUSER).step(step)?;
+    if more != 0 {
+        sys::unshare(more).step(step)?;
+    }
+    Ok(())
 }
 
 /// Lets the user reopen its own streams (`/dev/stdout` is a link to them).

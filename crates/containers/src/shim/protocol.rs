@@ -15,6 +15,8 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::runtime::IdRange;
+
 /// Version of this protocol; a newer agent refuses shims it cannot speak to.
 pub(crate) const PROTOCOL: u32 = 1;
 
@@ -42,6 +44,8 @@ pub(crate) struct SpawnSandbox {
     pub(crate) sysctls: BTreeMap<String, String>,
     /// Bytes of the shared `/dev/shm`.
     pub(crate) shm_bytes: u64,
+    /// Make a user namespace with this range (else the machine's).
+    pub(crate) users: Option<IdRange>,
 }
 
 /// Agent to shim.

@@ -13,11 +13,11 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, mknodat, op
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
-    unmount,
+    fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change,
+    move_mount, open_tree, unmount,
 };
 
-use super::child::{Failed, Step, describe};
+use super::child::{Failed, Inherited, Step, describe};
 use crate::runtime::Propagation;
 use crate::spec::{BindMount, ContainerSpec, DeviceNode};
 use crate::sys;
@@ -32,6 +32,9 @@ const SAFE: MountAttrFlags =
 const DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
+/// The group of terminals, `tty`.
+const TERMINAL_GROUP: u32 = 5;
+
 /// Links in `/dev`.
 const DEVICE_LINKS: [(&str, &str); 6] = [
     ("fd", "/proc/self/fd"),
@@ -43,12 +46,16 @@ const DEVICE_LINKS: [(&str, &str); 6] = [
 ];
 
 /// Makes the tree and moves the process into it.
-pub(super) fn build(spec: &ContainerSpec, shm: Option<&OwnedFd>) -> Result<(), Failed> {
+pub(super) fn build(spec: &ContainerSpec, inherited: &Inherited<'_>) -> Result<(), Failed> {
     // Everything of the machine is picked up first, as detached trees, while
     // its paths still exist.
     let mut binds = Vec::with_capacity(spec.mounts.len());
     for mount in &spec.mounts {
-        let tree = if mount.layers.is_empty() { pick_up(mount)? } else { pick_up_image(spec, mount)? };
+        let tree = if mount.layers.is_empty() {
+            pick_up(mount, inherited.users)?
+        } else {
+            pick_up_image(spec, mount, inherited.users)?
+        };
         binds.push((mount, tree));
     }
     let mut cgroups = Vec::with_capacity(spec.cgroups_v1.len());
@@ -59,14 +66,14 @@ pub(super) fn build(spec: &ContainerSpec, shm: Option<&OwnedFd>) -> Result<(), F
         cgroups.push(("unified", tree(unified).step(|| format!("pick up cgroup {}", unified.display()))?));
     }
     let host_shm = if spec.own_ipc { None } else { tree(Path::new("/dev/shm")).ok() };
-    let shm = match (shm, host_shm) {
+    let shm = match (inherited.shm, host_shm) {
         (_, Some(host)) => Some(host),
         (Some(shared), None) => clone_detached(shared),
         (None, None) => None,
     };
-    let root = overlay(spec)?;
+    let root = overlay(spec, inherited.users)?;
     become_root(root.as_fd(), &spec.writable).step(|| "enter the root file system".to_owned())?;
-    let root = root_handle()?;
+    let root = root_handle(spec)?;
     mount_at(&root, "/proc", new_mount("proc", &[], SAFE))?;
     devices(&root, spec)?;
     mount_at(&root, "/dev/shm", shm.map_or_else(private_shm, Ok))?;
@@ -85,23 +92,24 @@ pub(super) fn build(spec: &ContainerSpec, shm: Option<&OwnedFd>) -> Result<(), F
 
 /// What must come last: hides paths and closes the root for writing.
 pub(super) fn finish(spec: &ContainerSpec) -> Result<(), Failed> {
-    let root = root_handle()?;
+    let root = root_handle(spec)?;
     for path in &spec.readonly_paths {
         read_only(&root, path).step(|| format!("make {path} read-only"))?;
     }
     mask(&root, &spec.masked_paths)?;
     if spec.readonly_rootfs {
-        sys::mount_setattr(root.as_fd(), false, sys::ATTR_RDONLY, 0).step(|| "make the root read-only".to_owned())?;
+        let made = sys::mount_setattr(root.dir.as_fd(), false, sys::ATTR_RDONLY, 0);
+        made.step(|| "make the root read-only".to_owned())?;
     }
     Ok(())
 }
 
 /// Puts the container's terminal at `/dev/console`.
-pub(super) fn mount_console(terminal: &OwnedFd) -> Result<(), Failed> {
+pub(super) fn mount_console(spec: &ContainerSpec, terminal: &OwnedFd) -> Result<(), Failed> {
     let step = || "mount /dev/console".to_owned();
     let name = rustix::termios::ttyname(terminal, Vec::new()).step(step)?;
     let tree = open_tree(CWD, name, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC).step(step)?;
-    let root = root_handle()?;
+    let root = root_handle(spec)?;
     let place = target(&root, "/dev/console", false).step(step)?;
     attach(&tree, &place).step(step)
 }
@@ -118,9 +126,32 @@ pub(crate) fn become_root(root: BorrowedFd<'_>, at: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn root_handle() -> Result<OwnedFd, Failed> {
-    rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .step(|| "open /".to_owned())
+/// The container's root, and to whom belongs what is made in it.
+struct Root {
+    dir: OwnedFd,
+    /// The machine's user and group that stand for root inside.
+    owner: u32,
+}
+
+impl Root {
+    fn is_mapped(&self) -> bool {
+        self.owner != 0
+    }
+
+    /// Gives what was made to root inside.
+    fn own(&self, parent: &OwnedFd, name: &str) -> rustix::io::Result<()> {
+        if !self.is_mapped() {
+            return Ok(());
+        }
+        let (uid, gid) = (rustix::fs::Uid::from_raw(self.owner), rustix::fs::Gid::from_raw(self.owner));
+        rustix::fs::chownat(parent, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+    }
+}
+
+fn root_handle(spec: &ContainerSpec) -> Result<Root, Failed> {
+    let dir = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .step(|| "open /".to_owned())?;
+    Ok(Root { dir, owner: spec.users.map_or(0, |range| range.first) })
 }
 
 fn tree(path: &Path) -> io::Result<OwnedFd> {
@@ -154,28 +185,66 @@ fn new_mount(kind: &str, options: &[(&str, &str)], flags: MountAttrFlags) -> io:
 }
 
 /// The overlay of the layers with the container's writable directory on top.
-fn overlay(spec: &ContainerSpec) -> Result<OwnedFd, Failed> {
+fn overlay(spec: &ContainerSpec, users: Option<&OwnedFd>) -> Result<OwnedFd, Failed> {
+    let step = || format!("mount the root file system of {} layers", spec.layers.len());
+    if let Some(range) = spec.users {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(range.first), rustix::fs::Gid::from_raw(range.first));
+        rustix::fs::chown(spec.writable.join("upper"), Some(uid), Some(gid)).step(step)?;
+        // Layers can only be shown under other owners as descriptors (Linux 6.13).
+        return new_overlay(spec, true, users).or_else(|_| new_overlay(spec, false, users)).step(step);
+    }
     // Volatile: what a container writes does not outlive the machine's
     // uptime, and without it every unmount syncs the whole disk below.
-    new_overlay(spec, true)
-        .or_else(|_| new_overlay(spec, false))
+    new_overlay(spec, true, None)
+        .or_else(|_| new_overlay(spec, false, None))
         .or_else(|error| legacy_overlay(spec).map_err(|_| error))
-        .step(|| format!("mount the root file system of {} layers", spec.layers.len()))
+        .step(step)
 }
 
-fn new_overlay(spec: &ContainerSpec, volatile: bool) -> io::Result<OwnedFd> {
+/// A copy of `path` as a detached tree, whose owners are shown as the user
+/// namespace maps them.
+fn mapped_tree(path: &Path, users: Option<&OwnedFd>) -> io::Result<OwnedFd> {
+    let tree = tree(path)?;
+    if let Some(users) = users {
+        sys::map_owners(tree.as_fd(), users.as_fd())?;
+    }
+    Ok(tree)
+}
+
+/// Adds layers below, the topmost first. What is returned must be kept until
+/// the file system is made: detached trees end with their descriptors.
+fn add_layers(
+    fs: &OwnedFd,
+    spec: &ContainerSpec,
+    layers: &[String],
+    users: Option<&OwnedFd>,
+) -> io::Result<Vec<OwnedFd>> {
+    let mut trees = Vec::new();
+    for layer in layers {
+        let path = spec.layers_dir.join(layer);
+        // One call a layer: no page-size bound on the list (Linux 6.5).
+        if users.is_some() {
+            let tree = mapped_tree(&path, users)?;
+            fsconfig_set_fd(fs.as_fd(), "lowerdir+", tree.as_fd())?;
+            trees.push(tree);
+        } else {
+            fsconfig_set_string(fs.as_fd(), "lowerdir+", path)?;
+        }
+    }
+    Ok(trees)
+}
+
+fn new_overlay(spec: &ContainerSpec, volatile: bool, users: Option<&OwnedFd>) -> io::Result<OwnedFd> {
     let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(fs.as_fd(), "source", "overlay")?;
-    for layer in &spec.layers {
-        // One call a layer: no page-size bound on the list (Linux 6.5).
-        fsconfig_set_string(fs.as_fd(), "lowerdir+", spec.layers_dir.join(layer))?;
-    }
+    let layers = add_layers(&fs, spec, &spec.layers, users)?;
     fsconfig_set_string(fs.as_fd(), "upperdir", spec.writable.join("upper"))?;
     fsconfig_set_string(fs.as_fd(), "workdir", spec.writable.join("work"))?;
     if volatile {
         fsconfig_set_flag(fs.as_fd(), "volatile")?;
     }
     fsconfig_create(fs.as_fd())?;
+    drop(layers);
     Ok(fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
 }
 
@@ -200,9 +269,9 @@ fn legacy_overlay(spec: &ContainerSpec) -> io::Result<OwnedFd> {
 }
 
 /// Copies the source of a bind mount as a detached tree with its attributes.
-fn pick_up(mount: &BindMount) -> Result<OwnedFd, Failed> {
+fn pick_up(mount: &BindMount, users: Option<&OwnedFd>) -> Result<OwnedFd, Failed> {
     let step = || format!("mount {} at {}", mount.source.display(), mount.target);
-    let tree = tree(&mount.source).step(step)?;
+    let tree = mapped_tree(&mount.source, users).step(step)?;
     let propagation = match mount.propagation {
         Propagation::Private => MountPropagationFlags::PRIVATE,
         Propagation::HostToContainer => MountPropagationFlags::DOWNSTREAM,
@@ -217,9 +286,9 @@ fn pick_up(mount: &BindMount) -> Result<OwnedFd, Failed> {
 
 /// Makes what an image holds, or a part of it, a detached tree that can be
 /// neither written nor executed.
-fn pick_up_image(spec: &ContainerSpec, mount: &BindMount) -> Result<OwnedFd, Failed> {
+fn pick_up_image(spec: &ContainerSpec, mount: &BindMount, users: Option<&OwnedFd>) -> Result<OwnedFd, Failed> {
     let step = || format!("mount an image at {}", mount.target);
-    let all = image_tree(spec, &mount.layers).step(step)?;
+    let all = image_tree(spec, &mount.layers, users).step(step)?;
     let sub = mount.sub_path.trim_matches('/');
     let tree = if sub.is_empty() { all } else { part_of(&all, sub, &spec.writable).step(step)? };
     let flags = sys::ATTR_RDONLY | sys::ATTR_NOEXEC;
@@ -227,17 +296,16 @@ fn pick_up_image(spec: &ContainerSpec, mount: &BindMount) -> Result<OwnedFd, Fai
     Ok(tree)
 }
 
-fn image_tree(spec: &ContainerSpec, layers: &[String]) -> io::Result<OwnedFd> {
+fn image_tree(spec: &ContainerSpec, layers: &[String], users: Option<&OwnedFd>) -> io::Result<OwnedFd> {
     // The kernel makes no overlay of one layer without a writable one.
     if let [only] = layers {
-        return tree(&spec.layers_dir.join(only));
+        return mapped_tree(&spec.layers_dir.join(only), users);
     }
     let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(fs.as_fd(), "source", "overlay")?;
-    for layer in layers {
-        fsconfig_set_string(fs.as_fd(), "lowerdir+", spec.layers_dir.join(layer))?;
-    }
+    let layers = add_layers(&fs, spec, layers, users)?;
     fsconfig_create(fs.as_fd())?;
+    drop(layers);
     Ok(fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
 }
 
@@ -248,7 +316,7 @@ fn part_of(all: &OwnedFd, sub: &str, at: &Path) -> io::Result<OwnedFd> {
     // detached tree.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     move_mount(all, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-    let part = open_inside(all, sub, OFlags::empty()).map_err(io::Error::from).and_then(|found| {
+    let part = open_in(all, sub, OFlags::empty()).map_err(io::Error::from).and_then(|found| {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         Ok(open_tree(&found, "", flags)?)
     });
@@ -256,7 +324,7 @@ fn part_of(all: &OwnedFd, sub: &str, at: &Path) -> io::Result<OwnedFd> {
     part
 }
 
-fn place(root: &OwnedFd, mount: &BindMount, tree: &OwnedFd) -> Result<(), Failed> {
+fn place(root: &Root, mount: &BindMount, tree: &OwnedFd) -> Result<(), Failed> {
     let step = || format!("mount {} at {}", mount.source.display(), mount.target);
     let stat = rustix::fs::fstat(tree).step(step)?;
     let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
@@ -269,21 +337,25 @@ fn attach(tree: impl AsFd, place: impl AsFd) -> io::Result<()> {
     Ok(move_mount(tree, "", place, "", flags)?)
 }
 
-fn mount_at(root: &OwnedFd, path: &str, mount: io::Result<OwnedFd>) -> Result<(), Failed> {
+fn mount_at(root: &Root, path: &str, mount: io::Result<OwnedFd>) -> Result<(), Failed> {
     let step = || format!("mount {path}");
     let mount = mount.step(step)?;
     let place = target(root, path, true).step(step)?;
     attach(&mount, &place).step(step)
 }
 
-fn open_inside(root: &OwnedFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+fn open_inside(root: &Root, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    open_in(&root.dir, path, flags)
+}
+
+fn open_in(root: &OwnedFd, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     openat2(root, path, flags | OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
 /// Opens `path` inside the root, making it (and its parents) if missing.
 /// Links, dangling ones too, are followed within the root.
-fn target(root: &OwnedFd, path: &str, directory: bool) -> io::Result<OwnedFd> {
+fn target(root: &Root, path: &str, directory: bool) -> io::Result<OwnedFd> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
         match open_inside(root, &path, OFlags::empty()) {
@@ -301,7 +373,7 @@ fn target(root: &OwnedFd, path: &str, directory: bool) -> io::Result<OwnedFd> {
 
 /// Makes the missing components of `path`. When one is a dangling link,
 /// returns the path that it stands for.
-fn make_missing(root: &OwnedFd, path: &str, directory: bool) -> io::Result<Option<String>> {
+fn make_missing(root: &Root, path: &str, directory: bool) -> io::Result<Option<String>> {
     let components: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     let mut parent_path = String::from("/");
     let mut parent = open_inside(root, "/", OFlags::DIRECTORY)?;
@@ -317,7 +389,10 @@ fn make_missing(root: &OwnedFd, path: &str, directory: bool) -> io::Result<Optio
                     mkdirat(&parent, *component, Mode::from_raw_mode(0o755))
                 };
                 match made {
-                    Ok(()) => parent = open_inside(root, &here, OFlags::empty())?,
+                    Ok(()) => {
+                        root.own(&parent, component)?;
+                        parent = open_inside(root, &here, OFlags::empty())?;
+                    }
                     Err(Errno::EXIST) => {
                         let link = rustix::fs::readlinkat(&parent, *component, Vec::new())?;
                         let link = link.to_str().map_err(|_| Errno::ILSEQ)?.to_owned();
@@ -335,15 +410,14 @@ fn make_missing(root: &OwnedFd, path: &str, directory: bool) -> io::Result<Optio
     Ok(None)
 }
 
-fn devices(root: &OwnedFd, spec: &ContainerSpec) -> Result<(), Failed> {
-    mount_at(
-        root,
-        "/dev",
-        new_mount("tmpfs", &[("mode", "755"), ("size", "65536k")], MountAttrFlags::MOUNT_ATTR_NOSUID),
-    )?;
+fn devices(root: &Root, spec: &ContainerSpec) -> Result<(), Failed> {
+    let owner = root.owner.to_string();
+    let options = [("mode", "755"), ("size", "65536k"), ("uid", owner.as_str()), ("gid", owner.as_str())];
+    mount_at(root, "/dev", new_mount("tmpfs", &options, MountAttrFlags::MOUNT_ATTR_NOSUID))?;
     let dev = open_inside(root, "/dev", OFlags::DIRECTORY).step(|| "open /dev".to_owned())?;
     for (name, link) in DEVICE_LINKS {
-        rustix::fs::symlinkat(link, &dev, name).step(|| format!("link /dev/{name}"))?;
+        let made = rustix::fs::symlinkat(link, &dev, name).and_then(|()| root.own(&dev, name));
+        made.step(|| format!("link /dev/{name}"))?;
     }
     for (name, major, minor) in DEVICES {
         let device =
@@ -353,7 +427,8 @@ fn devices(root: &OwnedFd, spec: &ContainerSpec) -> Result<(), Failed> {
     for device in &spec.devices {
         make_device(root, device)?;
     }
-    let options = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    let terminals = root.owner.saturating_add(TERMINAL_GROUP).to_string();
+    let options = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", terminals.as_str())];
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     mount_at(root, "/dev/pts", new_mount("devpts", &options, flags))?;
     if spec.own_ipc {
@@ -362,7 +437,7 @@ fn devices(root: &OwnedFd, spec: &ContainerSpec) -> Result<(), Failed> {
     Ok(())
 }
 
-fn make_device(root: &OwnedFd, device: &DeviceNode) -> Result<(), Failed> {
+fn make_device(root: &Root, device: &DeviceNode) -> Result<(), Failed> {
     let step = || format!("make device {}", device.path);
     let (dir, name) = device.path.rsplit_once('/').ok_or_else(|| Failed(format!("device path {:?}", device.path)))?;
     let parent = target(root, if dir.is_empty() { "/" } else { dir }, true).step(step)?;
@@ -375,14 +450,15 @@ fn make_device(root: &OwnedFd, device: &DeviceNode) -> Result<(), Failed> {
     }
     // The umask took bits away.
     rustix::fs::chmodat(&parent, name, mode, rustix::fs::AtFlags::empty()).step(step)?;
-    if (device.uid, device.gid) != (0, 0) {
-        let (uid, gid) = (rustix::fs::Uid::from_raw(device.uid), rustix::fs::Gid::from_raw(device.gid));
+    let inside = |id: u32| root.owner.saturating_add(id);
+    if (inside(device.uid), inside(device.gid)) != (0, 0) {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(inside(device.uid)), rustix::fs::Gid::from_raw(inside(device.gid)));
         rustix::fs::chownat(&parent, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW).step(step)?;
     }
     Ok(())
 }
 
-fn cgroup_mounts(root: &OwnedFd, spec: &ContainerSpec, trees: Vec<(&str, OwnedFd)>) -> Result<(), Failed> {
+fn cgroup_mounts(root: &Root, spec: &ContainerSpec, trees: Vec<(&str, OwnedFd)>) -> Result<(), Failed> {
     let read_only = if spec.privileged { 0 } else { sys::ATTR_RDONLY };
     let attributes = sys::ATTR_NOSUID | sys::ATTR_NODEV | sys::ATTR_NOEXEC | read_only;
     if spec.cgroup_v2_only {
@@ -404,7 +480,7 @@ fn cgroup_mounts(root: &OwnedFd, spec: &ContainerSpec, trees: Vec<(&str, OwnedFd
 }
 
 /// Mounts a path over itself, read-only. Absent paths need nothing.
-fn read_only(root: &OwnedFd, path: &str) -> io::Result<()> {
+fn read_only(root: &Root, path: &str) -> io::Result<()> {
     let place = match open_inside(root, path, OFlags::empty()) {
         Ok(place) => place,
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
@@ -420,7 +496,7 @@ fn read_only(root: &OwnedFd, path: &str) -> io::Result<()> {
 }
 
 /// Hides files behind `/dev/null` and directories behind one empty tmpfs.
-fn mask(root: &OwnedFd, paths: &[String]) -> Result<(), Failed> {
+fn mask(root: &Root, paths: &[String]) -> Result<(), Failed> {
     let copy = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let mut empty: Option<OwnedFd> = None;
     for path in paths {

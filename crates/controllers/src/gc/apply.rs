@@ -11,7 +11,7 @@ use super::Collector;
 use super::graph::{Dependent, Identity, Snapshot, Uid, Work};
 use super::plan::{self, Decision, FOREGROUND, ORPHAN, OwnerState};
 use crate::context::{Context, Error};
-use crate::discovery::Resource;
+use client::discovery::Resource;
 
 pub(super) async fn reconcile(context: Context, collector: Arc<Collector>, work: Work) -> Result<Action, Error> {
     match work {

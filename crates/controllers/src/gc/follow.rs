@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::Collector;
 use super::graph::{Identity, Owner, Seen, Uid};
 use super::plan::{FOREGROUND, ORPHAN};
-use crate::discovery::{Resource, by_kind, discover};
+use client::discovery::{Resource, by_kind, discover};
 
 /// Kinds whose objects nobody owns or misses and that are many.
 const IGNORED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];

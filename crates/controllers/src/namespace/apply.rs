@@ -11,8 +11,8 @@ use serde_json::json;
 
 use super::plan::{self, FINALIZER_ESTIMATE_SECONDS, Outcome};
 use crate::context::{Context, Error};
-use crate::discovery::{Resource, discover};
 use crate::pods;
+use client::discovery::{Resource, discover};
 
 /// The finalizer that stands for this controller.
 const FINALIZER: &str = "kubernetes";

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::discovery::discover;
+use client::discovery::discover;
 
 /// First and longest wait after discovery failed.
 const RETRY_FIRST: Duration = Duration::from_millis(50);

@@ -1,5 +1,6 @@
 //! What every cluster is born with beside the API server's own objects: the
-//! DNS Service. Applied at each start, so an upgrade brings them up to date.
+//! DNS Service, the kinds of sleep, the rights of our parts. Applied at each
+//! start, so an upgrade brings them up to date.
 
 use std::net::IpAddr;
 
@@ -10,13 +11,18 @@ use super::control::Control;
 
 /// Who owns these fields.
 const MANAGER: &str = "darter";
+/// Who may do what with the kinds of `elastic.darter.dev`.
+const ELASTIC_RIGHTS: &str = include_str!("elastic.yaml");
 
 /// Applies them.
 pub(super) async fn apply(control: &Control) -> Result<(), UpError> {
     let manifest = include_str!("addons.yaml").replace("${DNS_ADDRESS}", &control.service_address(10).to_string());
-    cli::apply::manifest(&control.admin(), &manifest, MANAGER)
-        .await
-        .map_err(UpError::start("the cluster's own objects"))
+    for text in [api::elastic::DEFINITIONS, ELASTIC_RIGHTS, manifest.as_str()] {
+        cli::apply::manifest(&control.admin(), text, MANAGER)
+            .await
+            .map_err(UpError::start("the cluster's own objects"))?;
+    }
+    Ok(())
 }
 
 /// This node answers for the cluster's DNS, at `address`.

@@ -115,6 +115,8 @@ fn sidecar_running(
         let message = format!("Init container {} failed liveness probe", container.name);
         draft.kills.push(kill(observed, message, KillReason::Liveness));
         draft.init.push(index);
+    } else if !draft.resize(input, container, observed) {
+        draft.init.push(index);
     }
 }
 

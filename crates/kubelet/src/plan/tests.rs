@@ -32,6 +32,7 @@ pub(crate) fn sandbox(ready: bool) -> SandboxStatus {
         annotations: Default::default(),
         netns: None,
         frozen: false,
+        users: None,
     }
 }
 
@@ -83,13 +84,26 @@ fn show(action: &Action) -> String {
         Action::CreateSandbox { attempt, changed } => {
             format!("sandbox {attempt}{}", if *changed { " again" } else { "" })
         }
+        Action::Resize { containers } => {
+            let names: Vec<&str> = containers.iter().map(|c| c.name.as_str()).collect();
+            format!("resize pod {}", names.join(" "))
+        }
         Action::Start { role, index, .. } => format!("start {role:?} {index}"),
         Action::BackOff { role, index, delay, .. } => format!("back off {role:?} {index} {}s", delay.as_secs()),
     }
 }
 
 fn check_with(pod: &core::Pod, observed: &Observation, probes: &HashMap<ContainerId, ProbeResults>, expected: &[&str]) {
-    let input = Input { pod, observed, probes, backoffs: &Backoffs::default(), restart_all: false, now: now() };
+    let actual = Allotment::of(pod);
+    let input = Input {
+        pod,
+        observed,
+        probes,
+        backoffs: &Backoffs::default(),
+        actual: &actual,
+        restart_all: false,
+        now: now(),
+    };
     assert_eq!(plan(&input).iter().map(show).collect::<Vec<_>>(), expected);
 }
 
@@ -197,6 +211,7 @@ fn a_container_that_failed_before_waits() {
         observed: &observed,
         probes: &HashMap::new(),
         backoffs: &backoffs,
+        actual: &Allotment::of(&pod),
         restart_all: false,
         now: now(),
     };
@@ -223,8 +238,40 @@ fn a_restart_of_all_removes_the_cause_last() {
         observed: &observed,
         probes: &HashMap::new(),
         backoffs: &Backoffs::default(),
+        actual: &Allotment::of(&pod),
         restart_all: true,
         now: now(),
     };
     assert_eq!(plan(&input).iter().map(show).collect::<Vec<_>>(), ["reset b running", "reset a"]);
+}
+
+#[test]
+fn limits_change_in_place_after_the_restarts_that_need_room() {
+    let sized = |cpu: &str, memory: &str| {
+        let amounts = json!({"cpu": cpu, "memory": memory});
+        let policy = json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+        let resources = json!({"requests": amounts, "limits": amounts});
+        pod(json!({"containers": [{"name": "a", "image": "i", "resources": resources, "resizePolicy": policy}]}))
+    };
+    let old = sized("100m", "64Mi");
+    let check = |new: core::Pod, state: &str, expected: &[&str]| {
+        let input = Input {
+            pod: &new,
+            observed: &observe(&new, Some(true), &[state]),
+            probes: &HashMap::new(),
+            backoffs: &Backoffs::default(),
+            actual: &Allotment::of(&old),
+            restart_all: false,
+            now: now(),
+        };
+        assert_eq!(plan(&input).iter().map(show).collect::<Vec<_>>(), expected);
+    };
+    check(sized("100m", "64Mi"), "a=running", &[]);
+    check(sized("200m", "64Mi"), "a=running", &["resize pod a"]);
+    check(sized("200m", "64Mi"), "a=exit:0", &["start Main 0"]);
+    check(
+        sized("100m", "128Mi"),
+        "a=running",
+        &["kill a: Container a resize requires restart", "resize pod ", "start Main 0"],
+    );
 }

@@ -1,12 +1,14 @@
 //! Streams end to end over pipes: real clients of the protocols on one side, a
 //! made-up process on the other.
 
-use super::remote::{Ended, Remote, Transport};
+use super::remote::{Ended, Remote, Transport, Wants};
+use super::reply::Query;
+use super::websocket::Protocol;
 use super::*;
-use containers::runtime::Session;
-use futures_util::SinkExt;
+use containers::runtime::{RuntimeError, Session};
+use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;

@@ -49,6 +49,7 @@ pub(super) fn all(input: &Input<'_>, status: &core::PodStatus, restarting: bool)
     }
     let phase = status.phase.as_deref().unwrap_or_default();
     let sandbox = input.observed.usable_sandbox().is_some_and(|s| spec::host_network(pod) || !s.ips.is_empty());
+    list.extend(input.resize.iter().cloned());
     list.push(condition(pod, "PodReadyToStartContainers", sandbox, "", String::new()));
     list.push(initialized(input, status, phase));
     let ready = containers_ready(pod, status, phase);

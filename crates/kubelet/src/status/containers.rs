@@ -242,7 +242,7 @@ fn from_runtime(
             status.restart_count = before.restart_count + 1;
         }
     }
-    status.resources = resources::of_container(container, observed);
+    status.resources = resources::of_container(input, container, observed);
     status.allocated_resources =
         container.resources.as_ref().and_then(|r| r.requests.clone()).filter(|r| !r.is_empty());
     status.user = observed.user.as_ref().map(|(uid, gid, groups)| core::ContainerUser {

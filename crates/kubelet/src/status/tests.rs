@@ -34,6 +34,8 @@ impl<'a> Case<'a> {
             probes: &self.probes,
             terminal: self.terminal,
             ended: None,
+            actual: &Allotment::of(self.pod),
+            resize: Vec::new(),
             host_ips: &["192.0.2.9".parse().expect("an address")],
             runtime_name: "darter",
         })
@@ -187,4 +189,27 @@ fn transition_times_move_only_with_the_status() {
     let lost = settle(&again, Case::new(&pod, Some(true), &["c=exit:1"]).generate(), at(300));
     assert_eq!(time(&lost, "Ready"), Some(api_time(at(300))));
     assert_eq!(time(&lost, "PodScheduled"), time(&first, "PodScheduled"));
+}
+
+#[test]
+fn a_failed_start_is_shown_at_once_unless_it_hides_what_should_stay_in_sight() {
+    let why = |reason: &str| WaitReason { reason: reason.into(), message: reason.to_lowercase() };
+    let changed = WaitReason { message: "other".into(), ..why("RunContainerError") };
+    let cases = [
+        (None, why("ErrImagePull"), true, true),
+        (None, why("ImagePullBackOff"), true, false),
+        (Some(why("ErrImagePull")), why("ImagePullBackOff"), false, false),
+        (Some(why("ImagePullBackOff")), why("ErrImagePull"), false, false),
+        (Some(why("ImagePullBackOff")), why("CreateContainerConfigError"), true, false),
+        (Some(why("CreateContainerError")), why("ErrImagePull"), true, true),
+        (None, why("CrashLoopBackOff"), false, false),
+        (Some(why("RunContainerError")), why("CrashLoopBackOff"), false, false),
+        (Some(why("CrashLoopBackOff")), why("RunContainerError"), true, false),
+        (Some(why("RunContainerError")), why("RunContainerError"), false, false),
+        (Some(why("RunContainerError")), changed, true, false),
+    ];
+    for (before, new, at_once, again) in cases {
+        assert_eq!(new.shows_at_once(before.as_ref()), at_once, "{before:?} then {new:?}");
+        assert_eq!(new.looks_again(before.as_ref()), again, "{before:?} then {new:?}");
+    }
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use api::types::api::core::v1 as core;
 use containers::runtime::{ContainerConfig, Image, LogLimits, SandboxId};
 
+use super::job::{JobDone, Progress};
 use super::steps::Job;
-use super::{JobDone, Progress};
 use crate::env;
 use crate::expand;
 use crate::hooks;

@@ -4,7 +4,9 @@
 use containers::runtime::RuntimeError;
 use tokio_util::sync::CancellationToken;
 
-use super::{JobDone, Stage, Worker, stretched};
+use super::deadlines::{RETRY, stretched};
+use super::job::JobDone;
+use super::{Stage, Worker};
 use crate::kill::Killer;
 use crate::resources;
 use crate::status;
@@ -65,7 +67,7 @@ impl Worker {
         }
         if result.is_err() || running {
             self.retries = self.retries.saturating_add(1);
-            self.retry_at = Some(tokio::time::Instant::now() + stretched(super::RETRY, &self.uid, self.retries));
+            self.retry_at = Some(tokio::time::Instant::now() + stretched(RETRY, &self.uid, self.retries));
             return;
         }
         self.stage = Stage::Ended;
@@ -142,9 +144,12 @@ impl Worker {
         self.cleaned = !failed;
         if failed {
             self.retries = self.retries.saturating_add(1);
-            self.retry_at = Some(tokio::time::Instant::now() + stretched(super::RETRY, &self.uid, self.retries));
+            self.retry_at = Some(tokio::time::Instant::now() + stretched(RETRY, &self.uid, self.retries));
         } else {
             self.context.pods.remove(&self.uid);
+            if let Some(range) = self.users.take() {
+                self.context.users.give_back(range);
+            }
         }
     }
 }

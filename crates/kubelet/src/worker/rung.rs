@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use api::elastic::{RUNG_ANNOTATION, RUNG_SINCE_ANNOTATION, Rung};
 use api::types::api::core::v1 as core;
 use client::Patch;
 use containers::runtime::SandboxId;
@@ -14,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Stage, Worker};
 use crate::mailbox::PodEvent;
-use crate::sleep::{self, RUNG_ANNOTATION, RUNG_SINCE_ANNOTATION, Sleeper};
+use crate::resources;
+use crate::sleep::{self, About, Rules, Sleeper};
 use crate::spec;
 
 /// The API learns of a change of rung at most so often for each pod: a pod that
@@ -22,10 +24,9 @@ use crate::spec;
 const TELL_PERIOD: Duration = Duration::from_secs(1);
 
 /// Sleep of one pod.
-pub(super) struct Rung {
-    pub(super) sleeper: Arc<Sleeper>,
+pub(super) struct RungKeeper {
+    sleeper: Arc<Sleeper>,
     sandbox: SandboxId,
-    after: Duration,
     stop: CancellationToken,
     task: JoinHandle<()>,
     /// Up to which change the API was told, and when.
@@ -33,13 +34,18 @@ pub(super) struct Rung {
 }
 
 impl Worker {
-    /// Starts a sleeper where the pod wants to sleep and is ready to, ends it
-    /// where it does not any more.
+    /// Starts a sleeper where the pod may sleep and is ready to, ends it where
+    /// it may not any more.
     pub(super) async fn keep_rung(&mut self) {
-        let wanted = if self.stage == Stage::Syncing { sleep::idle_after(&self.pod) } else { None };
+        let wanted = match self.stage {
+            Stage::Syncing => self.context.sleep.rules(&self.pod),
+            Stage::Ending | Stage::Ended => Some(None),
+        };
+        // Until the policies are known, what sleeps sleeps on.
+        let Some(wanted) = wanted else { return };
         let sandbox = self.observed.usable_sandbox().map(|s| (s.id.clone(), s.frozen, s.ips.first().copied()));
-        let keep = match (&self.rung, wanted, &sandbox) {
-            (Some(rung), Some(after), Some((id, ..))) => rung.sandbox == *id && rung.after == after,
+        let keep = match (&self.rung, &wanted, &sandbox) {
+            (Some(rung), Some(rules), Some((id, ..))) => rung.sandbox == *id && rung.sleeper.rules() == rules,
             _ => false,
         };
         if keep {
@@ -49,11 +55,22 @@ impl Worker {
             rung.stop.cancel();
             // It only has to thaw and to clean up.
             let _ended = rung.task.await;
+            self.context.pods.set_sleeper(&self.uid, None);
             self.prober.resume();
         }
-        let (Some(after), Some((id, frozen, Some(address)))) = (wanted, sandbox) else { return };
-        if self.is_ready() {
-            self.start_rung(address, id, after, frozen);
+        match (wanted, sandbox) {
+            (Some(rules), Some((id, frozen, Some(address)))) if self.is_ready() => {
+                self.start_rung(address, id, rules, frozen);
+            }
+            // Frozen by a former run under rules that do not hold any more.
+            (None, Some((id, true, _))) => self.thaw(&id),
+            _ => {}
+        }
+    }
+
+    fn thaw(&self, sandbox: &SandboxId) {
+        if let Err(err) = self.context.runtime.thaw(sandbox) {
+            tracing::warn!(sandbox = %sandbox.0, err = %::api::error::Chain(&err), "sandbox could not be thawed");
         }
     }
 
@@ -62,22 +79,30 @@ impl Worker {
         conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
     }
 
-    fn start_rung(&mut self, address: IpAddr, sandbox: SandboxId, after: Duration, frozen: bool) {
+    fn start_rung(&mut self, address: IpAddr, sandbox: SandboxId, rules: Rules, frozen: bool) {
         let mailbox = self.mailbox.clone();
-        let on_change = Box::new(move |_frozen| mailbox.post(PodEvent::Sleep));
-        let runtime = self.context.runtime.clone();
-        let sleeper = Sleeper::new(address, sandbox.clone(), after, frozen, runtime, on_change);
+        let on_change = Box::new(move || mailbox.post(PodEvent::Sleep));
+        let about = About {
+            pod: spec::name(&self.pod).to_owned(),
+            uid: self.uid.clone(),
+            policy: rules.policy.as_deref().map(|name| sleep::policy_key(&self.pod, name)),
+            cpu_milli: u64::try_from(resources::milli(Some(&resources::pod_requests(&self.pod)), "cpu")).unwrap_or(0),
+            address,
+            sandbox: sandbox.clone(),
+        };
+        let learned = self.context.sleep.learned(&self.pod);
+        let sleeper = Sleeper::new(about, rules, frozen, learned, self.context.runtime.clone(), on_change);
         let stop = CancellationToken::new();
         let task = tokio::spawn(sleeper.clone().run(self.context.sleep.clone(), stop.clone()));
         self.context.pods.set_sleeper(&self.uid, Some(sleeper.clone()));
-        self.rung = Some(Rung { sleeper, sandbox, after, stop, task, told: None });
+        self.rung = Some(RungKeeper { sleeper, sandbox, stop, task, told: None });
         self.rung_changed();
     }
 
-    /// It was frozen or thawed.
+    /// It changed its rung, or the rules of sleep are others.
     pub(super) fn rung_changed(&mut self) {
         let Some(rung) = &self.rung else { return };
-        if rung.sleeper.is_frozen() {
+        if rung.sleeper.rung().is_asleep() {
             self.prober.pause();
         } else {
             self.prober.resume();
@@ -88,31 +113,35 @@ impl Worker {
     pub(super) fn rung_due(&self) -> Option<Instant> {
         let rung = self.rung.as_ref()?;
         match rung.told {
-            Some((told, _)) if told == rung.sleeper.changes() => None,
+            Some((told, _)) if told == rung.sleeper.changes().0 => None,
             Some((_, at)) => Some(at + TELL_PERIOD),
             // A pod that never slept needs no word.
-            None => rung.sleeper.is_frozen().then(Instant::now),
+            None => rung.sleeper.rung().is_asleep().then(Instant::now),
         }
     }
 
     /// Tells the API, if that is due.
     pub(super) fn tell_rung(&mut self) {
+        self.tell_missed();
         let Some(due) = self.rung_due().filter(|_| self.rung_write.is_none()) else { return };
-        let Some(rung) = self.rung.as_mut().filter(|_| due <= Instant::now()) else { return };
-        // Read before the state: a change in between is told again.
-        let changes = rung.sleeper.changes();
-        let frozen = rung.sleeper.is_frozen();
-        rung.told = Some((changes, Instant::now()));
-        let (reason, message) = if frozen {
-            ("Slept", format!("Frozen after {} ms without packets", rung.after.as_millis()))
-        } else {
-            ("Woke", "Thawed by a packet or a session".to_owned())
+        let Some(keeper) = self.rung.as_mut().filter(|_| due <= Instant::now()) else { return };
+        // Read before the rung: a change in between is told again.
+        let (changes, last) = keeper.sleeper.changes();
+        let rung = keeper.sleeper.rung();
+        keeper.told = Some((changes, Instant::now()));
+        let why = last.map_or("Idle", |change| change.reason.as_str());
+        let (reason, message) = match rung {
+            Rung::Hot | Rung::Cool => ("Woke", format!("Awake: {why}")),
+            Rung::Frozen => {
+                ("Slept", format!("Frozen after {} ms without activity", keeper.sleeper.rules().after.as_millis()))
+            }
+            Rung::PagedOut | Rung::Gone => ("Slept", format!("{rung}: {why}")),
         };
         self.context.events.pod(&self.pod, "Normal", reason, &message);
         let api = self.context.client.namespaced::<core::Pod>(spec::namespace(&self.pod));
         let name = spec::name(&self.pod).to_owned();
         let notes = json!({
-            RUNG_ANNOTATION: if frozen { "frozen" } else { "hot" },
+            RUNG_ANNOTATION: rung.as_str(),
             RUNG_SINCE_ANNOTATION: jiff::Timestamp::now().to_string(),
         });
         let patch = Patch::Merge(json!({"metadata": {"uid": self.uid, "annotations": notes}}));
@@ -121,6 +150,15 @@ impl Worker {
                 tracing::warn!(err = %::api::error::Chain(&err), "rung of a pod could not be written");
             }
         }));
+    }
+
+    /// Says by an event that wakes are slower than the policy allows.
+    fn tell_missed(&self) {
+        let Some((rung, took)) = self.rung.as_ref().and_then(|keeper| keeper.sleeper.take_missed()) else { return };
+        let message = format!(
+            "Wakes from {rung} are slower than firstResponse.p99 (the last took {took:?}); the rung is left out for a while"
+        );
+        self.context.events.pod(&self.pod, "Warning", "WakeObjectiveMissed", &message);
     }
 
     /// Ends the sleeper with the worker.

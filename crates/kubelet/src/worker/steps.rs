@@ -5,22 +5,19 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use api::types::api::core::v1 as core;
-use containers::runtime::{RuntimeError, SandboxConfig, SandboxId, SandboxMetadata};
+use containers::runtime::{IdRange, RuntimeError, SandboxId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::container::Starter;
-use super::{JobDone, Progress};
+use super::job::{JobDone, Progress};
 use crate::context::Context;
-use crate::hostname;
 use crate::image::Keyring;
 use crate::kill::Killer;
-use crate::labels;
 use crate::observe::Observation;
 use crate::plan::{Action, KillReason};
-use crate::resolv;
+use crate::resize::Allotment;
 use crate::resources;
-use crate::security;
 use crate::spec::{self, Role};
 use crate::status::WaitReason;
 use crate::volume::{self, MountedVolumes};
@@ -32,23 +29,12 @@ pub(super) struct Job {
     pub(super) actions: Vec<Action>,
     pub(super) observed: Observation,
     pub(super) volumes: MountedVolumes,
+    /// Resources that are in force.
+    pub(super) actual: Allotment,
+    /// The pod's users on the machine, if it wants its own and there were any left.
+    pub(super) users: Option<IdRange>,
     pub(super) cancel: CancellationToken,
     pub(super) progress: mpsc::Sender<Progress>,
-}
-
-/// Why no sandbox could be made.
-#[derive(thiserror::Error, Debug)]
-enum SandboxError {
-    #[error(transparent)]
-    Hostname(#[from] hostname::HostnameError),
-    #[error(transparent)]
-    Runtime(#[from] RuntimeError),
-    #[error("{step}: {source}")]
-    Io {
-        step: String,
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 impl Job {
@@ -117,7 +103,7 @@ impl Job {
         }
     }
 
-    fn event(&self, kind: &str, reason: &str, message: &str) {
+    pub(super) fn event(&self, kind: &str, reason: &str, message: &str) {
         self.context.events.pod(&self.pod, kind, reason, message);
     }
 
@@ -186,6 +172,13 @@ impl Job {
                     if self.stops_at(role, index) {
                         return;
                     }
+                    Ok(())
+                }
+                Action::Resize { containers } => {
+                    let outcome = self.resize(&containers, done).await;
+                    done.failed |= outcome.is_err();
+                    done.changed |= outcome.is_ok();
+                    done.resized = Some(outcome);
                     Ok(())
                 }
                 Action::Start { role, index, last_finished } => {
@@ -270,6 +263,9 @@ impl Job {
         match result {
             Ok(()) => {
                 done.reasons.push((container.name.clone(), None));
+                if role == Role::Main || spec::is_sidecar(&container) {
+                    done.actual.push((container.name.clone(), container.resources.clone()));
+                }
                 true
             }
             Err(why) => {
@@ -300,74 +296,9 @@ impl Job {
         }
         keyring
     }
-
-    async fn create_sandbox(&self, attempt: u32) -> Result<SandboxId, SandboxError> {
-        let config = self.sandbox_config(attempt)?;
-        let dir = &config.log_directory;
-        std::fs::create_dir_all(dir)
-            .map_err(|source| SandboxError::Io { step: format!("making {}", dir.display()), source })?;
-        Ok(self.context.runtime.run_sandbox(config).await?)
-    }
-
-    fn sandbox_config(&self, attempt: u32) -> Result<SandboxConfig, SandboxError> {
-        let pod = &self.pod;
-        let config = &self.context.config;
-        let (dns, omitted) = resolv::of_pod(pod, &self.context.host_dns, &config.cluster_dns, &config.cluster_domain);
-        for resolv::Omitted(text) in omitted {
-            self.event("Warning", "DNSConfigForming", &text);
-        }
-        let hostname =
-            if spec::host_network(pod) { String::new() } else { hostname::for_kernel(pod, &config.cluster_domain)? };
-        let (network, pid, ipc) = security::namespaces(pod);
-        let sysctls = spec::spec(pod).security_context.as_ref().and_then(|s| s.sysctls.as_ref());
-        Ok(SandboxConfig {
-            metadata: SandboxMetadata {
-                name: spec::name(pod).into(),
-                namespace: spec::namespace(pod).into(),
-                uid: spec::uid(pod).into(),
-                attempt,
-            },
-            hostname,
-            log_directory: self.context.log_dir(pod),
-            dns: Some(dns),
-            network,
-            pid,
-            ipc,
-            port_mappings: port_mappings(pod),
-            sysctls: sysctls.into_iter().flatten().map(|s| (s.name.replace('/', "."), s.value.clone())).collect(),
-            cgroup_parent: resources::cgroup_path(&config.cgroup_root, pod),
-            resources: resources::of_pod_cgroup(pod),
-            labels: labels::sandbox(pod),
-            annotations: pod.metadata.annotations.clone().unwrap_or_default(),
-            hosts: Vec::new(),
-        })
-    }
 }
 
 static EMPTY_KEYRING: std::sync::LazyLock<Keyring> = std::sync::LazyLock::new(Keyring::default);
-
-fn port_mappings(pod: &core::Pod) -> Vec<containers::runtime::PortMapping> {
-    use containers::runtime::{PortMapping, Protocol};
-    if spec::host_network(pod) {
-        return Vec::new();
-    }
-    let sidecars = spec::init_containers(pod).iter().filter(|c| spec::is_sidecar(c));
-    let ports = spec::main_containers(pod).iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
-    ports
-        .filter_map(|port| {
-            Some(PortMapping {
-                protocol: match port.protocol.as_deref() {
-                    Some("UDP") => Protocol::Udp,
-                    Some("SCTP") => Protocol::Sctp,
-                    _ => Protocol::Tcp,
-                },
-                container_port: u16::try_from(port.container_port).ok()?,
-                host_port: u16::try_from(port.host_port?).ok().filter(|p| *p != 0)?,
-                host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()),
-            })
-        })
-        .collect()
-}
 
 fn sooner(slot: &mut Option<SystemTime>, at: SystemTime) {
     *slot = Some(slot.map_or(at, |have| have.min(at)));

@@ -13,6 +13,8 @@ use std::net::IpAddr;
 pub(super) const TRACKED: &str = "tracked";
 /// Set of addresses whose first packet is reported.
 pub(super) const ARMED: &str = "armed";
+/// Set of addresses whose first answer after a wake is reported.
+pub(super) const ANSWERS: &str = "answers";
 const TRANSPORTS: &str = "transports";
 const EMPTY_SEGMENTS: &str = "empty-segments";
 const JUDGE: &str = "judge";
@@ -21,6 +23,9 @@ const JUDGE: &str = "judge";
 const AWAY_PRIORITY: i32 = -150;
 /// After destinations are rewritten and before sources are.
 const TOWARD_PRIORITY: i32 = 0;
+
+/// Flag of a TCP header.
+const SYN: u8 = 0x02;
 
 const A: Register = Register(0);
 const B: Register = Register(1);
@@ -54,7 +59,6 @@ fn judge(config: &ActivityConfig) -> Vec<Vec<Expression>> {
         rules.extend([remember, marked, remembered]);
     }
     rules.push(vec![Expression::Meta(Meta::TransportProtocol, A), Expression::NotIn(TRANSPORTS.into(), A), accept()]);
-    const SYN: u8 = 0x02;
     rules.push(vec![
         Expression::Meta(Meta::TransportProtocol, A),
         Expression::Equal(A, vec![TransportProtocol::Tcp.number()]),
@@ -82,6 +86,25 @@ fn empty_segments() -> BTreeMap<Vec<u8>, Option<crate::netlink::expression::Data
         .collect()
 }
 
+/// Reports what a woken pod sends. The handshake is not it: the kernel answers
+/// that for a frozen pod too.
+fn answers(log_group: u16) -> [Vec<Expression>; 2] {
+    let from_sleeper = [source(A), Expression::In(ANSWERS.into(), A), Expression::Meta(Meta::TransportProtocol, B)];
+    let tcp = vec![TransportProtocol::Tcp.number()];
+    let log = Expression::Log(log_group, LOGGED_BYTES);
+    let mut datagram = from_sleeper.to_vec();
+    datagram.extend([Expression::NotEqual(B, tcp.clone()), log.clone()]);
+    let mut segment = from_sleeper.to_vec();
+    segment.extend([
+        Expression::Equal(B, tcp),
+        Expression::Payload(Base::Transport, 13, 1, B),
+        Expression::Bits(B, vec![SYN], vec![0]),
+        Expression::Equal(B, vec![0]),
+        log,
+    ]);
+    [datagram, segment]
+}
+
 fn base(hook: Hook, priority: i32, rules: Vec<Vec<Expression>>) -> Chain {
     Chain { hooked: Some(HookedAt { kind: "filter", hook, priority }), rules }
 }
@@ -95,10 +118,11 @@ pub(super) fn plan(config: &ActivityConfig, log_group: u16, armed: &BTreeSet<IpA
         (
             ARMED,
             Set {
-                kind: SetKind { remembers_use: true, ..addresses },
+                kind: SetKind { remembers_use: true, ..addresses.clone() },
                 elements: armed.iter().map(|address| (octets(*address), None)).collect(),
             },
         ),
+        (ANSWERS, Set { kind: addresses, elements: armed.iter().map(|address| (octets(*address), None)).collect() }),
         (
             TRANSPORTS,
             Set {
@@ -131,7 +155,8 @@ pub(super) fn plan(config: &ActivityConfig, log_group: u16, armed: &BTreeSet<IpA
         vec![destination(A), Expression::In(TRACKED.into(), A)],
         vec![destination(A), Expression::In(ARMED.into(), A), Expression::Log(log_group, LOGGED_BYTES)],
     ];
-    let away = vec![elsewhere(source), ask, vec![source(A), Expression::In(TRACKED.into(), A)]];
+    let mut away = vec![elsewhere(source), ask, vec![source(A), Expression::In(TRACKED.into(), A)]];
+    away.extend(answers(log_group));
     let chains = [
         (JUDGE, Chain { hooked: None, rules: judge(config) }),
         ("toward-pods", base(Hook::Postrouting, TOWARD_PRIORITY, toward)),

@@ -14,16 +14,35 @@ struct Fixture {
     two: (Netns, IpAddr),
     activity: Activity,
     wakes: Channel<(IpAddr, Instant)>,
+    answers: Channel<(IpAddr, Duration)>,
 }
 
-fn open(node: &Netns) -> (Activity, Channel<(IpAddr, Instant)>) {
-    let (sender, wakes) = mpsc::channel();
+struct Channels {
+    wakes: mpsc::Sender<(IpAddr, Instant)>,
+    answers: mpsc::Sender<(IpAddr, Duration)>,
+}
+
+impl Watcher for Channels {
+    fn woken(&self, address: IpAddr) {
+        let _nobody_listens = self.wakes.send((address, Instant::now()));
+    }
+
+    fn answered(&self, address: IpAddr, after: Duration) {
+        let _nobody_listens = self.answers.send((address, after));
+    }
+}
+
+fn config(node: &Netns) -> ActivityConfig {
     let mut config = ActivityConfig::new("10.42.0.0/24".parse().unwrap());
     config.namespace = Some(node.path());
-    let on_wake = Arc::new(move |address| {
-        let _nobody_listens = sender.send((address, Instant::now()));
-    });
-    (Activity::open(config, on_wake).unwrap(), wakes)
+    config
+}
+
+type Heard = (Channel<(IpAddr, Instant)>, Channel<(IpAddr, Duration)>);
+
+fn open(node: &Netns) -> (Activity, Heard) {
+    let ((wakes, woken), (answers, answered)) = (mpsc::channel(), mpsc::channel());
+    (Activity::open(config(node), Arc::new(Channels { wakes, answers })).unwrap(), (woken, answered))
 }
 
 impl Fixture {
@@ -38,8 +57,8 @@ impl Fixture {
             (netns, address)
         };
         let (one, two) = (pod("one"), pod("two"));
-        let (activity, wakes) = open(&node);
-        Self { node, network, one, two, activity, wakes }
+        let (activity, (wakes, answers)) = open(&node);
+        Self { node, network, one, two, activity, wakes, answers }
     }
 
     fn woken(&self) -> IpAddr {
@@ -78,6 +97,35 @@ fn the_first_packet_to_a_sleeper_is_reported_once_and_passes_on() {
     fixture.activity.arm(*address).unwrap();
     fixture.two.0.ask_udp(at(*address, 53)).unwrap();
     assert_eq!(fixture.woken(), *address);
+}
+
+#[test]
+fn the_first_data_after_a_wake_is_its_answer_and_the_handshake_is_not() {
+    let fixture = Fixture::new();
+    let (pod, address) = &fixture.one;
+    let listener = pod.run(|| TcpListener::bind(at(*address, 80)).unwrap());
+    for _wake in 0..2 {
+        fixture.activity.arm(*address).unwrap();
+        let stream = fixture.node.run(|| TcpStream::connect(at(*address, 80)).unwrap());
+        assert_eq!(fixture.woken(), *address);
+        // The kernel has answered the handshake; the program takes its time.
+        let pause = Duration::from_millis(30);
+        std::thread::sleep(pause);
+        let (accepted, _) = listener.accept().unwrap();
+        std::io::Write::write_all(&mut &accepted, b"x").unwrap();
+        std::io::Read::read_exact(&mut &stream, &mut [0; 1]).unwrap();
+        let (answered, after) = fixture.answers.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(answered, *address);
+        assert!(after >= pause && after < pause + Duration::from_millis(500), "{after:?}");
+        std::io::Write::write_all(&mut &accepted, b"y").unwrap();
+        std::io::Read::read_exact(&mut &stream, &mut [0; 1]).unwrap();
+        fixture.nothing_reported();
+        assert!(fixture.answers.try_recv().is_err(), "only the first is an answer");
+    }
+    pod.serve_udp(at(*address, 53), "one");
+    fixture.activity.arm(*address).unwrap();
+    fixture.node.ask_udp(at(*address, 53)).unwrap();
+    assert_eq!(fixture.answers.recv_timeout(PATIENCE).unwrap().0, *address);
 }
 
 #[test]
@@ -182,13 +230,14 @@ fn a_restart_keeps_sleepers_armed_and_shows_who_had_a_packet_meanwhile() {
     activity.arm(two.1).unwrap();
     drop(activity);
     node.run(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"x", at(two.1, 9)).unwrap());
-    let (activity, wakes) = open(&node);
+    let (activity, (wakes, _answers)) = open(&node);
     assert_eq!(activity.armed().unwrap(), BTreeSet::from([one.1]));
     node.run(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"x", at(one.1, 9)).unwrap());
     assert_eq!(wakes.recv_timeout(PATIENCE).unwrap().0, one.1);
     network.teardown().unwrap();
     assert!(node.inventory().contains(&"table darter-activity".to_owned()));
-    activity.teardown().unwrap();
+    drop(activity);
+    Activity::remove_rules(&config(&node)).unwrap();
     assert!(!node.inventory().contains(&"table darter-activity".to_owned()));
 }
 

@@ -97,9 +97,7 @@ pub(crate) enum Verdict {
 
 impl Verdict {
     fn encode(&self, attributes: &mut Attributes<'_>) {
-        const NFTA_DATA_VERDICT: u16 = 2;
         const NFTA_VERDICT_CODE: u16 = 1;
-        const NFTA_VERDICT_CHAIN: u16 = 2;
         let (code, chain) = match self {
             Self::Drop => (0, None),
             Self::Accept => (1, None),
@@ -134,8 +132,31 @@ impl Data {
     }
 }
 
+/// `NFTA_DATA_VERDICT`.
+pub(crate) const NFTA_DATA_VERDICT: u16 = 2;
+/// `NFTA_VERDICT_CHAIN`.
+pub(crate) const NFTA_VERDICT_CHAIN: u16 = 2;
 /// `NFTA_DATA_VALUE`.
 pub(crate) const NFTA_DATA_VALUE: u16 = 1;
+
+/// How a rule reaches a packet queue in this kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum QueueBy {
+    /// nftables' own `queue`.
+    Expression,
+    /// The iptables target `NFQUEUE`, carried by nftables.
+    Target,
+}
+
+/// A packet queue as rules name it. While nobody has the queue, packets to it
+/// are dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Queueing {
+    /// The queue's number.
+    pub(crate) number: u16,
+    /// How to say so.
+    pub(crate) by: QueueBy,
+}
 
 /// One step of a rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -170,19 +191,30 @@ pub(crate) enum Expression {
     SetConntrack(Conntrack, Register),
     /// Loads a random number below the bound.
     Random(u32, Register),
+    /// Hashes so many bytes from a register on to a number below the bound.
+    Hash(Register, u32, u32, Register),
     /// Puts an element into a map that rules fill, or renews its timeout: map,
     /// key, value, timeout.
     Remember(String, Register, Register, Duration),
+    /// Goes on only if packets with the key come faster than this, and once more
+    /// were there at once than the burst: a set that rules fill, key, packets a
+    /// second, burst.
+    Faster(String, Register, u64, u32),
     /// Goes on only if the address is one of this node's own.
     IsLocal(End, Register),
     /// Sends the connection to address and port (registers of IPv4).
     DestinationNat(Register, Register),
     /// Gives the connection the outgoing interface's address as its source.
     Masquerade,
-    /// Answers "port unreachable".
+    /// Answers "port unreachable". The kernel sends a few of these to one host
+    /// and then one a second.
     Reject,
+    /// Answers a TCP segment with a reset.
+    ResetTcp,
     /// Hands the packet's first bytes to a log group: group, bytes.
     Log(u16, u32),
+    /// Holds the packet in a queue until its owner decides.
+    Queue(Queueing),
 }
 
 /// Attribute that holds one expression in a list.
@@ -287,6 +319,12 @@ impl Expression {
                 a.u32_be(3, NFT_NG_RANDOM);
                 a.u32_be(4, 0);
             }),
+            Self::Hash(from, length, bound, into) => named(attributes, "hash", |a| {
+                a.u32_be(1, from.number());
+                a.u32_be(2, into.number());
+                a.u32_be(3, *length);
+                a.u32_be(4, *bound);
+            }),
             Self::Remember(map, key, value, timeout) => named(attributes, "dynset", |a| {
                 const NFT_DYNSET_OP_UPDATE: u32 = 1;
                 a.text(1, map);
@@ -294,6 +332,26 @@ impl Expression {
                 a.u32_be(4, key.number());
                 a.u32_be(5, value.number());
                 a.u64_be(6, u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+            }),
+            Self::Faster(set, key, rate, burst) => named(attributes, "dynset", |a| {
+                const NFT_DYNSET_OP_UPDATE: u32 = 1;
+                const NFT_LIMIT_PKTS: u32 = 0;
+                const NFT_LIMIT_F_INV: u32 = 1;
+                // Long enough that a forgotten key's burst is whole again.
+                let timeout = u64::from(*burst) * 1000 / rate.max(&1) + 1000;
+                a.text(1, set);
+                a.u32_be(3, NFT_DYNSET_OP_UPDATE);
+                a.u32_be(4, key.number());
+                a.u64_be(6, timeout);
+                a.nest(7, |a| {
+                    body(a, "limit", |a| {
+                        a.u64_be(1, *rate);
+                        a.u64_be(2, 1);
+                        a.u32_be(3, *burst);
+                        a.u32_be(4, NFT_LIMIT_PKTS);
+                        a.u32_be(5, NFT_LIMIT_F_INV);
+                    });
+                });
             }),
             Self::IsLocal(end, register) => {
                 named(attributes, "fib", |a| {
@@ -325,10 +383,27 @@ impl Expression {
                 a.u32_be(1, NFT_REJECT_ICMP_UNREACH);
                 a.u8(2, ICMP_PORT_UNREACH);
             }),
+            Self::ResetTcp => named(attributes, "reject", |a| {
+                const NFT_REJECT_TCP_RST: u32 = 1;
+                a.u32_be(1, NFT_REJECT_TCP_RST);
+            }),
             Self::Log(group, length) => named(attributes, "log", |a| {
                 a.u16_be(1, *group);
                 a.u32_be(3, *length);
                 a.u16_be(4, 1);
+            }),
+            Self::Queue(Queueing { number, by: QueueBy::Expression }) => named(attributes, "queue", |a| {
+                a.u16_be(1, *number);
+                a.u16_be(2, 1);
+            }),
+            Self::Queue(Queueing { number, by: QueueBy::Target }) => named(attributes, "target", |a| {
+                // struct xt_NFQ_info_v3: number, how many queues, flags; in
+                // host order and padded to 8 as all of xtables' structs.
+                const REVISION: u32 = 3;
+                let info = [number.to_ne_bytes(), 1_u16.to_ne_bytes(), [0; 2], [0; 2]].concat();
+                a.text(1, "NFQUEUE");
+                a.u32_be(2, REVISION);
+                a.bytes(3, &info);
             }),
         }
     }

@@ -203,6 +203,18 @@ impl Batch {
         batch
     }
 
+    /// Adds a rule to a table of this name and takes all of it away again:
+    /// committed, it says whether the kernel has the rule's expressions. The
+    /// chain is hooked nowhere, so no packet meets it.
+    pub(crate) fn probe(family: Family, table: &str, rule: &[Expression]) -> Self {
+        let mut batch = Self::new(family, table);
+        batch.add_table();
+        batch.add_chain("probe", None);
+        batch.add_rule("probe", rule);
+        batch.delete_table();
+        batch
+    }
+
     /// How much it changes.
     pub(crate) fn size(&self) -> Size {
         self.size
@@ -400,6 +412,8 @@ pub(crate) struct Found {
     pub(crate) key: Vec<u8>,
     /// Its value, if it is bytes.
     pub(crate) value: Option<Vec<u8>>,
+    /// The chain that its value leads to, if it is such a verdict.
+    pub(crate) chain: Option<String>,
     /// Milliseconds since it was last found by a rule, if ever and if the set
     /// remembers.
     pub(crate) used_ms_ago: Option<u64>,
@@ -454,7 +468,12 @@ fn parse_element(element: &[u8]) -> Option<Found> {
         let ever = message::attribute(last, NFTA_LAST_SET)? != [0; 4];
         ever.then(|| message::attribute(last, NFTA_LAST_MSECS).and_then(message::u64_be))?
     });
-    Some(Found { key, value, used_ms_ago })
+    let chain = message::attribute_at(
+        element,
+        &[NFTA_SET_ELEM_DATA, super::expression::NFTA_DATA_VERDICT, super::expression::NFTA_VERDICT_CHAIN],
+    );
+    let chain = chain.and_then(message::text).map(str::to_owned);
+    Some(Found { key, value, chain, used_ms_ago })
 }
 
 /// Names of all tables of a family in the socket's namespace.

@@ -186,6 +186,33 @@ impl Socket {
         }
     }
 
+    /// A datagram that nobody asked for, if there is one.
+    pub(crate) fn next_now(&mut self, step: &'static str) -> Result<Unasked<'_>, NetlinkError> {
+        loop {
+            match rustix::net::recv(&self.fd, self.buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
+                Ok((length, _)) => return Ok(Unasked::Datagram(&self.buffer[..length])),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::NOBUFS) => return Ok(Unasked::Lost),
+                Err(rustix::io::Errno::AGAIN) => return Ok(Unasked::Nothing),
+                Err(source) => return Err(NetlinkError::Exchange { step, source: source.into() }),
+            }
+        }
+    }
+
+    /// Makes room for more datagrams that nobody asked for, in bytes of the
+    /// kernel's memory.
+    pub(crate) fn hold_at_least(&self, bytes: usize) -> Result<(), NetlinkError> {
+        sockopt::set_socket_recv_buffer_size_force(&self.fd, bytes)
+            .map_err(|source| NetlinkError::Open { protocol: "netfilter", source: source.into() })
+    }
+
+    /// A second handle that only sends; what it sends comes from the same
+    /// socket.
+    pub(crate) fn sender(&self) -> Result<Sender, NetlinkError> {
+        let fd = self.fd.try_clone().map_err(|source| NetlinkError::Open { protocol: "netfilter", source })?;
+        Ok(Sender { fd })
+    }
+
     /// Lets [`Socket::next`] wait for as long as it takes.
     pub(crate) fn wait_forever(&self) -> Result<(), NetlinkError> {
         sockopt::set_socket_timeout(&self.fd, sockopt::Timeout::Recv, None)
@@ -211,6 +238,38 @@ impl Socket {
             match rustix::net::recv(&self.fd, self.buffer.as_mut_slice(), RecvFlags::empty()) {
                 Ok((length, _)) if length >= HEADER => return Ok(length),
                 Ok(_) => return Err(NetlinkError::Malformed { step }),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(source) => return Err(NetlinkError::Exchange { step, source: source.into() }),
+            }
+        }
+    }
+}
+
+/// What came from the kernel unasked.
+pub(crate) enum Unasked<'a> {
+    /// One datagram.
+    Datagram(&'a [u8]),
+    /// The kernel had to drop some because they were not read fast enough.
+    Lost,
+    /// Nothing is there now.
+    Nothing,
+}
+
+/// Sends requests that are not answered unless they are refused; may be used
+/// while another thread receives.
+pub(crate) struct Sender {
+    fd: OwnedFd,
+}
+
+impl Sender {
+    /// Sends the requests in one datagram, numbered from `sequence`. They have
+    /// been carried out when this returns.
+    pub(crate) fn send(&self, mut messages: Messages, sequence: u32) -> Result<(), NetlinkError> {
+        let step = messages.step(0);
+        let bytes = messages.seal(sequence, 0, None);
+        loop {
+            match rustix::net::sendto(&self.fd, bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0)) {
+                Ok(_) => return Ok(()),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(source) => return Err(NetlinkError::Exchange { step, source: source.into() }),
             }

@@ -11,12 +11,24 @@
 //! A `pick-…` chain draws one of N endpoints; it is shared by all frontends
 //! with the same N, masquerading and affinity, so its content follows from its
 //! name and it never changes.
+//!
+//! A held frontend leads to a `hold-…` chain in place of a `pick-…` chain, behind
+//! the same checks of the client, and stands among the unserved too: a packet
+//! that is let out of the queue and finds no endpoint is refused there.
+
+mod held;
+
+pub(super) use held::held_by;
 
 use super::plan::{Frontend, PlannedPort, PlannedService, Reach, Target};
 use crate::cidr::Cidr;
-use crate::netlink::expression::{Data, End, Expression, Meta, Register, Verdict};
+use crate::hold::Place;
+use crate::netlink::expression::{Data, End, Expression, Meta, Queueing, Register, Verdict};
 use crate::netlink::nftables::{Chain, Hook, HookedAt, RuleSet, Set, SetKind, types};
-use crate::rule::{destination, destination_port, in_range, is_new, outside_range, source, was_redirected};
+use crate::pod::TransportProtocol;
+use crate::rule::{
+    destination, destination_port, in_range, is_new, outside_range, source, source_port, was_redirected,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
@@ -33,7 +45,6 @@ const HAIRPINS: &str = "hairpins";
 const REJECT: &str = "reject";
 const SERVICES: &str = "services";
 const REFUSE: &str = "refuse";
-
 /// Client affinities that are remembered at most; at more, new clients get any
 /// endpoint.
 const AFFINITY_LIMIT: u32 = 1 << 18;
@@ -52,6 +63,17 @@ pub(super) struct Surroundings {
     pub(super) cluster_cidr: Cidr,
     /// Mark bit that asks for masquerading.
     pub(super) masquerade_mark: u32,
+    /// Where held packets wait; nothing is held if absent.
+    pub(super) queue: Option<HoldQueue>,
+}
+
+/// Where held packets wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct HoldQueue {
+    /// The queue.
+    pub(super) queueing: Queueing,
+    /// Mark bit of packets that do not wait again.
+    pub(super) go_on_mark: u32,
 }
 
 /// Name of a group of endpoints: port name, protocol number, on this node only.
@@ -86,6 +108,8 @@ const GROUP: Register = Register(4);
 const INDEX: Register = Register(5);
 const TARGET_ADDRESS: Register = Register(8);
 const TARGET_PORT: Register = Register(9);
+const FLOW: Register = Register(10);
+const FLOW_PORT: Register = Register(11);
 
 fn port_field(port: u16) -> [u8; 4] {
     let [a, b] = port.to_be_bytes();
@@ -106,7 +130,7 @@ impl Keyed {
 
     /// Maps of group numbers: the frontend's own endpoints, and all of the
     /// cluster's for clients that a local policy does not bind.
-    fn groups(self, cluster: bool) -> &'static str {
+    const fn groups(self, cluster: bool) -> &'static str {
         match (self, cluster) {
             (Self::Address, false) => "groups-of-frontends",
             (Self::Address, true) => "cluster-groups-of-frontends",
@@ -114,6 +138,44 @@ impl Keyed {
             (Self::NodePort, true) => "cluster-groups-of-node-ports",
         }
     }
+}
+
+/// Maps in which a packet is looked up after another map has led it there. The
+/// kernel takes each lookup from the table as it is then: what a packet on its
+/// way may still come to has to outlive what led to it.
+pub(super) const LOOKED_UP_LATER: [&str; 5] = [
+    Keyed::Address.groups(false),
+    Keyed::Address.groups(true),
+    Keyed::NodePort.groups(false),
+    Keyed::NodePort.groups(true),
+    ENDPOINTS,
+];
+
+/// The frontends of both maps, as keys and as places.
+pub(super) const FRONTEND_MAPS: [&str; 2] = [FRONTENDS, NODE_PORTS];
+
+/// The frontend that an element of one of [`FRONTEND_MAPS`] is for.
+pub(super) fn place_of(set: &str, key: &[u8]) -> Option<Place> {
+    let address = match set {
+        FRONTENDS => Some(Ipv4Addr::from(<[u8; 4]>::try_from(key.get(..4)?).ok()?)),
+        NODE_PORTS => None,
+        _ => return None,
+    };
+    let rest = key.get(if address.is_some() { 4 } else { 0 }..)?;
+    let port = u16::from_be_bytes(rest.get(4..6)?.try_into().ok()?);
+    Some(Place { protocol: *rest.first()?, address, port })
+}
+
+/// The places of a planned Service's frontends.
+pub(super) fn places(service: &PlannedService) -> impl Iterator<Item = Place> + '_ {
+    service.ports.iter().flat_map(|port| {
+        port.frontends.keys().map(|frontend| match frontend {
+            Frontend::Address(address, number) => {
+                Place { protocol: port.protocol.number(), address: Some(*address), port: *number }
+            }
+            Frontend::NodePort(number) => Place { protocol: port.protocol.number(), address: None, port: *number },
+        })
+    })
 }
 
 fn frontend_key(frontend: &Frontend, protocol: u8) -> (Keyed, Vec<u8>) {
@@ -132,9 +194,17 @@ struct Pick {
     masquerade: Masquerade,
     endpoints: usize,
     affinity: Option<u32>,
+    datagrams: bool,
 }
 
 impl Pick {
+    /// The endpoint follows from the sender's address and port instead of
+    /// being drawn: datagrams of one socket that come before the first is on
+    /// its way are each taken for a connection, and would be spread.
+    fn by_flow(&self) -> bool {
+        self.datagrams && self.endpoints > 1
+    }
+
     fn name(&self) -> String {
         let keyed = match self.keyed {
             Keyed::Address => "address",
@@ -147,7 +217,8 @@ impl Pick {
         };
         let groups = if self.cluster_groups { "-cluster" } else { "" };
         let affinity = self.affinity.map(|seconds| format!("-sticky-{seconds}")).unwrap_or_default();
-        format!("pick-{}-by-{keyed}{groups}{masquerade}{affinity}", self.endpoints)
+        let flow = if self.by_flow() { "-and-flow" } else { "" };
+        format!("pick-{}-by-{keyed}{flow}{groups}{masquerade}{affinity}", self.endpoints)
     }
 
     fn chain(&self, around: &Surroundings) -> Chain {
@@ -178,10 +249,13 @@ impl Pick {
             rules.push(rule);
         }
         let mut rule = find_group;
-        rule.push(match u32::try_from(self.endpoints).unwrap_or(u32::MAX) {
-            0 | 1 => Expression::Constant(INDEX, vec![0; 4]),
-            bound => Expression::Random(bound, INDEX),
-        });
+        match u32::try_from(self.endpoints).unwrap_or(u32::MAX) {
+            0 | 1 => rule.push(Expression::Constant(INDEX, vec![0; 4])),
+            bound if self.by_flow() => {
+                rule.extend([source(FLOW), source_port(FLOW_PORT), Expression::Hash(FLOW, 8, bound, INDEX)])
+            }
+            bound => rule.push(Expression::Random(bound, INDEX)),
+        }
         rule.push(Expression::Map(ENDPOINTS.into(), GROUP, TARGET_ADDRESS));
         if let Some(remember) = remember {
             rule.extend([source(INDEX), remember]);
@@ -229,10 +303,28 @@ pub(super) fn contribution(
             out.elements.insert((HAIRPINS, address.octets().repeat(2)), None);
         }
         for (frontend, reach) in &port.frontends {
-            out.add_frontend(port, frontend, *reach, around, (cluster, local));
+            let (keyed, key) = frontend_key(frontend, protocol);
+            let entrance = Entrance { port, frontend, reach: *reach, keyed, key, cluster, local };
+            match held::chain_of(service, &entrance, around) {
+                Some(chain) => out.add_held(&entrance, around, chain),
+                None => out.add_frontend(&entrance, around),
+            }
         }
     }
     out
+}
+
+/// One frontend of a port, and the numbers of the groups behind it.
+struct Entrance<'a> {
+    port: &'a PlannedPort,
+    frontend: &'a Frontend,
+    reach: Reach,
+    keyed: Keyed,
+    key: Vec<u8>,
+    /// All endpoints of the cluster.
+    cluster: u32,
+    /// Those of this node.
+    local: u32,
 }
 
 impl Contribution {
@@ -249,55 +341,68 @@ impl Contribution {
         name
     }
 
-    fn add_frontend(
-        &mut self,
-        port: &PlannedPort,
-        frontend: &Frontend,
-        reach: Reach,
-        around: &Surroundings,
-        (cluster, local): (u32, u32),
-    ) {
-        let (keyed, key) = frontend_key(frontend, port.protocol.number());
-        let (picks, unserved) = match keyed {
-            Keyed::Address => (FRONTENDS, UNSERVED),
-            Keyed::NodePort => (NODE_PORTS, UNSERVED_NODE_PORTS),
-        };
+    fn add_frontend(&mut self, entrance: &Entrance<'_>, around: &Surroundings) {
+        let port = entrance.port;
         let everywhere = port.endpoints.cluster.len();
         let here = port.endpoints.local.len();
         if everywhere == 0 && here == 0 {
-            self.elements.insert((unserved, key), Some(Data::Verdict(Verdict::Goto(REJECT.into()))));
+            self.refuse(entrance, Verdict::Goto(REJECT.into()));
             return;
         }
         let pick = |cluster_groups, masquerade, endpoints| Pick {
-            keyed,
+            keyed: entrance.keyed,
             cluster_groups,
             masquerade,
             endpoints,
             affinity: port.affinity,
+            datagrams: port.protocol == TransportProtocol::Udp,
         };
-        let id = |id: u32| Some(Data::Value(id.to_ne_bytes().to_vec()));
-        let (chain, own) = match reach {
-            Reach::InternalCluster => {
-                (self.add_pick(&pick(false, Masquerade::FromOutside, everywhere), around), cluster)
-            }
-            Reach::ExternalCluster => (self.add_pick(&pick(false, Masquerade::Always, everywhere), around), cluster),
+        let chain = match entrance.reach {
+            Reach::InternalCluster => self.add_pick(&pick(false, Masquerade::FromOutside, everywhere), around),
+            Reach::ExternalCluster => self.add_pick(&pick(false, Masquerade::Always, everywhere), around),
             Reach::InternalLocal if here == 0 => {
-                self.elements.insert((unserved, key), Some(Data::Verdict(Verdict::Drop)));
+                self.refuse(entrance, Verdict::Drop);
                 return;
             }
-            Reach::InternalLocal => (self.add_pick(&pick(false, Masquerade::FromOutside, here), around), local),
-            Reach::ExternalLocal => {
-                self.elements.insert((keyed.groups(true), key.clone()), id(cluster));
-                let chain = self.add_local(&pick(false, Masquerade::Never, here), everywhere, around);
-                (chain, local)
-            }
+            Reach::InternalLocal => self.add_pick(&pick(false, Masquerade::FromOutside, here), around),
+            Reach::ExternalLocal => self.add_local(&pick(false, Masquerade::Never, here), everywhere, around),
         };
-        self.elements.insert((keyed.groups(false), key.clone()), id(own));
-        let chain = match port.source_ranges.get(frontend) {
+        self.set_groups(entrance);
+        self.lead(entrance, chain);
+    }
+
+    /// Says which groups of endpoints the frontend has.
+    fn set_groups(&mut self, entrance: &Entrance<'_>) {
+        let Entrance { keyed, key, reach, cluster, local, .. } = entrance;
+        let id = |id: u32| Some(Data::Value(id.to_ne_bytes().to_vec()));
+        let own = if matches!(reach, Reach::InternalLocal | Reach::ExternalLocal) { local } else { cluster };
+        self.elements.insert((keyed.groups(false), key.clone()), id(*own));
+        if *reach == Reach::ExternalLocal {
+            self.elements.insert((keyed.groups(true), key.clone()), id(*cluster));
+        }
+    }
+
+    /// Sends the frontend's new connections to a chain, if their clients may
+    /// connect.
+    fn lead(&mut self, entrance: &Entrance<'_>, chain: String) {
+        let chain = match entrance.port.source_ranges.get(entrance.frontend) {
             Some(ranges) => self.add_firewall(ranges, &chain),
             None => chain,
         };
-        self.elements.insert((picks, key), Some(Data::Verdict(Verdict::Goto(chain))));
+        let map = match entrance.keyed {
+            Keyed::Address => FRONTENDS,
+            Keyed::NodePort => NODE_PORTS,
+        };
+        self.elements.insert((map, entrance.key.clone()), Some(Data::Verdict(Verdict::Goto(chain))));
+    }
+
+    /// What becomes of new connections to the frontend that were not rewritten.
+    fn refuse(&mut self, entrance: &Entrance<'_>, verdict: Verdict) {
+        let map = match entrance.keyed {
+            Keyed::Address => UNSERVED,
+            Keyed::NodePort => UNSERVED_NODE_PORTS,
+        };
+        self.elements.insert((map, entrance.key.clone()), Some(Data::Verdict(verdict)));
     }
 
     /// Clients from outside get endpoints of this node only; pods and the node
@@ -309,6 +414,7 @@ impl Contribution {
             endpoints: everywhere,
             keyed: here.keyed,
             affinity: here.affinity,
+            datagrams: here.datagrams,
         };
         let for_pods = self.add_pick(&cluster(Masquerade::Never), around);
         let for_node = self.add_pick(&cluster(Masquerade::Always), around);
@@ -339,7 +445,7 @@ impl Contribution {
         rules.push(vec![Expression::Verdict(Verdict::Drop)]);
         let mut hasher = DefaultHasher::new();
         (ranges, next).hash(&mut hasher);
-        let name = format!("clients-{:016x}", hasher.finish());
+        let name = format!("{}clients-{:016x}", held::prefix(next), hasher.finish());
         self.chains.entry(name.clone()).or_insert(Chain { hooked: None, rules });
         name
     }
@@ -370,7 +476,7 @@ pub(super) fn skeleton(around: &Surroundings) -> RuleSet {
 
     let chains = [
         (SERVICES, chain(vec![by_address, by_node_port])),
-        (REJECT, chain(vec![vec![Expression::Reject]])),
+        (REJECT, chain(reject())),
         (REFUSE, chain(vec![unserved, unserved_node_ports, other_ports])),
         ("nat-prerouting", base("nat", Hook::Prerouting, DESTINATION_NAT_PRIORITY, jump(SERVICES))),
         ("nat-output", base("nat", Hook::Output, DESTINATION_NAT_PRIORITY, jump(SERVICES))),
@@ -380,8 +486,20 @@ pub(super) fn skeleton(around: &Surroundings) -> RuleSet {
     ];
     RuleSet {
         sets: sets().into_iter().map(|(name, kind)| (name.into(), Set { kind, elements: BTreeMap::new() })).collect(),
-        chains: chains.into_iter().map(|(name, chain)| (name.into(), chain)).collect(),
+        chains: chains.into_iter().chain(held::chains(around)).map(|(name, chain)| (name.into(), chain)).collect(),
     }
+}
+
+/// Refuses. TCP clients get a reset: the kernel limits how many times a second
+/// it says "port unreachable" to one host, and none may be left without an
+/// answer.
+fn reject() -> Vec<Vec<Expression>> {
+    let tcp = vec![
+        Expression::Meta(Meta::TransportProtocol, A),
+        Expression::Equal(A, vec![TransportProtocol::Tcp.number()]),
+        Expression::ResetTcp,
+    ];
+    vec![tcp, vec![Expression::Reject]]
 }
 
 /// Answers must come back through this node: those of remote endpoints, of an
@@ -432,6 +550,7 @@ fn sets() -> Vec<(&'static str, SetKind)> {
             },
         ),
         (CLUSTER_ADDRESSES, set(types::IPV4_ADDRESS, 4, None)),
+        (held::RATES, SetKind { dynamic: true, timeouts: true, size: held::RATES_LIMIT, ..set(frontend, 12, None) }),
         (HAIRPINS, set(types::concat(&[types::IPV4_ADDRESS, types::IPV4_ADDRESS]), 8, None)),
     ]
 }
@@ -456,4 +575,42 @@ pub(super) fn endpoints_of(contribution: &Contribution) -> BTreeSet<(u32, Target
             _ => None,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::expression::QueueBy;
+
+    #[test]
+    fn that_services_can_be_held_adds_nothing_to_the_way_of_other_packets() {
+        let around = Surroundings {
+            pod_cidr: "10.42.0.0/24".parse().unwrap(),
+            cluster_cidr: "10.42.0.0/16".parse().unwrap(),
+            masquerade_mark: 0x4000,
+            queue: None,
+        };
+        let queueing = Queueing { number: 3500, by: QueueBy::Target };
+        let mut able =
+            skeleton(&Surroundings { queue: Some(HoldQueue { queueing, go_on_mark: 0x0400_0000 }), ..around });
+        able.chains.retain(|name, chain| held_by(name).is_none() || chain.hooked.is_some());
+        assert_eq!(able, skeleton(&around));
+    }
+
+    #[test]
+    fn a_frontend_is_read_back_from_its_element() {
+        for (frontend, place) in [
+            (
+                Frontend::Address(Ipv4Addr::new(10, 43, 0, 10), 80),
+                Place { protocol: 6, address: Some(Ipv4Addr::new(10, 43, 0, 10)), port: 80 },
+            ),
+            (Frontend::NodePort(30080), Place { protocol: 6, address: None, port: 30080 }),
+        ] {
+            let (keyed, key) = frontend_key(&frontend, 6);
+            let set = if keyed == Keyed::Address { FRONTENDS } else { NODE_PORTS };
+            assert_eq!(place_of(set, &key), Some(place));
+        }
+        assert_eq!(place_of(FRONTENDS, &[1, 2, 3]), None);
+        assert_eq!(place_of(HAIRPINS, &[0; 8]), None);
+    }
 }

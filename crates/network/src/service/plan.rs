@@ -3,6 +3,7 @@
 //! nftables.
 
 use crate::cidr::Cidr;
+use crate::hold::Hold;
 use crate::pod::TransportProtocol;
 use api::types::api::core::v1::{Service, ServicePort};
 use api::types::api::discovery::v1::{Endpoint, EndpointSlice};
@@ -83,10 +84,13 @@ pub(super) struct PlannedService {
     pub(super) cluster_addresses: BTreeSet<Ipv4Addr>,
     /// Its ports.
     pub(super) ports: Vec<PlannedPort>,
+    /// Whether new connections to its TCP and UDP ports wait.
+    pub(super) hold: Option<Hold>,
 }
 
 /// Plans one Service; `None` if it needs no rules (headless, an external name,
-/// or left to another proxy).
+/// or left to another proxy). It is not held yet: that is no property of the
+/// Service.
 pub(super) fn plan(service: &Service, slices: &[Arc<EndpointSlice>], node: &NodeFacts) -> Option<PlannedService> {
     let spec = service.spec.as_ref()?;
     let labels = service.metadata.labels.as_ref();
@@ -102,7 +106,7 @@ pub(super) fn plan(service: &Service, slices: &[Arc<EndpointSlice>], node: &Node
     }
     let ports = spec.ports.iter().flatten();
     let ports = ports.filter_map(|port| plan_port(service, port, &cluster_addresses, slices, node)).collect();
-    Some(PlannedService { cluster_addresses, ports })
+    Some(PlannedService { cluster_addresses, ports, hold: None })
 }
 
 fn ipv4(addresses: &[String]) -> BTreeSet<Ipv4Addr> {

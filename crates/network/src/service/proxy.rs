@@ -1,12 +1,18 @@
 //! Following Services and EndpointSlices and keeping the kernel's table equal
 //! to the plan. It decides nothing about where a connection goes.
 
+mod holding;
+
+pub(super) use holding::OpenQueue;
+
+use self::holding::{Hands, Transaction};
 use super::layout::{self, Surroundings};
 use super::plan::{self, Frontend, NodeFacts, PlannedService, Target};
 use super::table::{Difference, Table};
 use crate::cidr::Cidr;
+use crate::hold::{Hold, HoldError, Holding, Place};
 use crate::netlink::conntrack::{self, Connection};
-use crate::netlink::nftables::{self, Batch, Family, Size};
+use crate::netlink::nftables::{self, Batch, Family, RuleSet, Set, Size};
 use crate::netlink::{NetlinkError, Protocol, Socket, namespace};
 use crate::pod::TransportProtocol;
 use api::error::Chain;
@@ -26,6 +32,9 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// Wait after the kernel refused a change, doubled each time up to the limit.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(30);
+/// How long elements that nothing leads to any more stay if no other change
+/// takes them away: longer than any packet is on its way through the rules.
+const REMOVAL_DELAY: Duration = Duration::from_secs(1);
 /// Changes taken into one transaction at most, so that a flood of changes does
 /// not keep the first one waiting.
 const CHANGES_PER_TRANSACTION: usize = 1000;
@@ -43,6 +52,13 @@ pub struct ServiceProxyConfig {
     pub cluster_cidr: Cidr,
     /// Mark bit that asks for masquerading; upstream's is 0x4000.
     pub masquerade_mark: u32,
+    /// First `nfnetlink_queue` number to try for held packets. A restarted
+    /// process should find the same one free: until it has written its rules,
+    /// those of the former run send packets there.
+    pub first_queue: u16,
+    /// Mark bit of first packets that were held and do not wait again; they
+    /// carry it on to the endpoint's interface.
+    pub go_on_mark: u32,
     /// The node's network namespace; the caller's own if absent.
     pub namespace: Option<PathBuf>,
 }
@@ -56,6 +72,8 @@ impl ServiceProxyConfig {
             pod_cidr,
             cluster_cidr,
             masquerade_mark: 0x4000,
+            first_queue: 3500,
+            go_on_mark: 0x0400_0000,
             namespace: None,
         }
     }
@@ -80,6 +98,8 @@ pub struct ServiceProxy {
     client: Client,
     config: ServiceProxyConfig,
     kernel: Kernel,
+    queue: Result<OpenQueue, HoldError>,
+    holding: Option<Holding>,
 }
 
 impl ServiceProxy {
@@ -87,7 +107,24 @@ impl ServiceProxy {
     /// Needs `CAP_NET_ADMIN`.
     pub fn new(client: Client, config: ServiceProxyConfig) -> Result<Self, ServiceProxyError> {
         let kernel = Kernel::open(&config)?;
-        Ok(Self { client, config, kernel })
+        let queue = OpenQueue::open(&config);
+        Ok(Self { client, config, kernel, queue, holding: None })
+    }
+
+    /// Whether this node can hold first packets.
+    ///
+    /// # Errors
+    /// Why not. Retrying does not help unless another program has taken the
+    /// queues.
+    pub fn can_hold(&self) -> Result<(), &HoldError> {
+        self.queue.as_ref().map(|_| ())
+    }
+
+    /// Holds first packets to the Services it names, if
+    /// [`ServiceProxy::can_hold`]; else nothing is ever applied.
+    #[must_use]
+    pub fn holding(self, holding: Holding) -> Self {
+        Self { holding: Some(holding), ..self }
     }
 
     /// Keeps the rules current until `shutdown`; they stay behind, so that
@@ -99,7 +136,12 @@ impl ServiceProxy {
         let (nodes, third) = Informer::<Node>::trimmed(self.client.all(), WatchParams::fields(name), |node| {
             node.status = None;
         });
-        let sync = Sync::new(self.config, self.kernel);
+        let mut sync = Sync::new(self.config, self.kernel);
+        match (self.queue, self.holding) {
+            (Ok(queue), Some(holding)) => sync.hold(queue, holding),
+            (Err(error), Some(_)) => tracing::warn!(err = %Chain(&error), "first packets cannot be held"),
+            (_, None) => {}
+        }
         tokio::join!(
             first.run(shutdown.clone()),
             second.run(shutdown.clone()),
@@ -121,6 +163,8 @@ impl ServiceProxy {
 pub(super) struct Kernel {
     table: String,
     socket: Socket,
+    /// Elements that nothing leads to any more.
+    removals: BTreeMap<String, Set>,
 }
 
 /// Protocol number, address (any of the node's if absent) and port, with the
@@ -150,22 +194,39 @@ impl Kernel {
     pub(super) fn open(config: &ServiceProxyConfig) -> Result<Self, ServiceProxyError> {
         let socket = namespace::within(config.namespace.as_deref(), || Socket::open(Protocol::Netfilter))
             .map_err(|source| ServiceProxyError::Kernel { step: "reach the kernel's rules", source })?;
-        Ok(Self { table: config.table.clone(), socket })
+        Ok(Self { table: config.table.clone(), socket, removals: BTreeMap::new() })
     }
 
     /// Replaces the table in one transaction.
-    pub(super) fn replace(&mut self, rules: &nftables::RuleSet) -> Result<Size, NetlinkError> {
+    pub(super) fn replace(&mut self, rules: &RuleSet) -> Result<Size, NetlinkError> {
+        self.removals.clear();
         let batch = Batch::replace(Family::Ipv4, &self.table, rules);
         let size = batch.size();
         batch.commit(&mut self.socket)?;
         Ok(size)
     }
 
-    /// Applies a difference in one transaction, and forgets clients of
-    /// endpoints that are gone.
-    pub(super) fn update(&mut self, difference: &Difference, sticky: bool) -> Result<Size, NetlinkError> {
+    /// The frontends that the rules there are hold, written by a former run.
+    fn held(&mut self) -> Result<BTreeMap<Place, Hold>, NetlinkError> {
+        let mut held = BTreeMap::new();
+        for set in layout::FRONTEND_MAPS {
+            for found in nftables::elements(&mut self.socket, Family::Ipv4, &self.table, set, None)? {
+                let hold = found.chain.as_deref().and_then(layout::held_by);
+                held.extend(layout::place_of(set, &found.key).zip(hold));
+            }
+        }
+        Ok(held)
+    }
+
+    /// Applies a difference, and forgets clients of endpoints that are gone. One
+    /// transaction decides where packets go; if need be, one before it adds the
+    /// chains. What packets that are on their way may still come to is taken
+    /// away by the next one.
+    pub(super) fn update(&mut self, mut difference: Difference, sticky: bool) -> Result<Size, NetlinkError> {
+        let first = Batch::update(Family::Ipv4, &self.table, &RuleSet::default(), &difference.split_off_first());
+        let removals = difference.exchange_removals(std::mem::take(&mut self.removals));
         let mut batch = Batch::update(Family::Ipv4, &self.table, &difference.old, &difference.new);
-        let size = batch.size();
+        let (chains, rest) = (first.size(), batch.size());
         if sticky && !difference.gone.is_empty() {
             let found = nftables::elements(&mut self.socket, Family::Ipv4, &self.table, layout::AFFINITY_MAP, None)?;
             let stale = found.iter().filter(|element| {
@@ -176,8 +237,10 @@ impl Kernel {
                 batch.delete_elements(layout::AFFINITY_MAP, &[(&element.key, None)]);
             }
         }
+        first.commit(&mut self.socket)?;
         batch.commit(&mut self.socket)?;
-        Ok(size)
+        self.removals = removals;
+        Ok(Size { elements: chains.elements + rest.elements, rules: chains.rules + rest.rules })
     }
 
     /// Removes UDP connections that lead to endpoints that are gone.
@@ -192,6 +255,9 @@ impl Kernel {
 /// The loop's state.
 pub(super) struct Sync {
     node: NodeFacts,
+    hands: Option<Hands>,
+    around: Surroundings,
+    go_on_mark: u32,
     table: Table,
     plans: HashMap<ObjectKey, PlannedService>,
     /// Slices of each Service.
@@ -208,8 +274,12 @@ impl Sync {
             pod_cidr: config.pod_cidr,
             cluster_cidr: config.cluster_cidr,
             masquerade_mark: config.masquerade_mark,
+            queue: None,
         };
         Self {
+            hands: None,
+            around,
+            go_on_mark: config.go_on_mark,
             node: NodeFacts { name: config.node_name, zone: None },
             table: Table::new(around),
             plans: HashMap::new(),
@@ -217,6 +287,43 @@ impl Sync {
             services: HashMap::new(),
             kernel,
             applied: false,
+        }
+    }
+
+    /// Starts to hold; comes before the first [`Sync::apply`].
+    pub(super) fn hold(&mut self, queue: OpenQueue, holding: Holding) {
+        let former = self.kernel.held().unwrap_or_else(|error| {
+            tracing::warn!(err = %Chain(&error), "cannot read which Services were held");
+            BTreeMap::new()
+        });
+        match Hands::new(queue, self.go_on_mark, holding, former) {
+            Ok((hands, queue)) => {
+                self.around.queue = Some(queue);
+                self.table = Table::new(self.around);
+                self.hands = Some(hands);
+            }
+            Err(error) => tracing::warn!(err = %Chain(&error), "first packets cannot be held"),
+        }
+    }
+
+    /// Notes the Services that are to be held otherwise.
+    pub(super) fn note_wanted(&mut self, touched: &mut BTreeSet<ObjectKey>) {
+        if let Some(hands) = &mut self.hands {
+            hands.look(touched);
+        }
+    }
+
+    /// How many packets are held.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.hands.as_ref().map_or(0, Hands::waiting)
+    }
+
+    /// Comes back when other Services are to be held.
+    async fn other_wanted(&mut self) {
+        match &mut self.hands {
+            Some(hands) => hands.change().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -240,8 +347,10 @@ impl Sync {
         let mut touched = BTreeSet::new();
         let mut retry = FIRST_RETRY;
         let mut failed = false;
+        let mut remove = false;
         loop {
             let mut more = |sync: &mut Self, touched: &mut BTreeSet<ObjectKey>| {
+                sync.note_wanted(touched);
                 for _change in 0..CHANGES_PER_TRANSACTION {
                     if let Some(delta) = service_changes.try_next() {
                         sync.note_service(&delta, touched);
@@ -256,7 +365,8 @@ impl Sync {
                 true
             };
             let busy = more(&mut self, &mut touched);
-            if failed || !touched.is_empty() || !self.applied && !busy {
+            if failed || remove || !touched.is_empty() || !self.applied && !busy {
+                remove = false;
                 let changes = std::mem::take(&mut touched);
                 // The kernel needs microseconds for a change, but many
                 // milliseconds to list its connections.
@@ -294,7 +404,9 @@ impl Sync {
                 Some(delta) = service_changes.next() => self.note_service(&delta, &mut touched),
                 Some(delta) = slice_changes.next() => self.note_slice(&delta, &mut touched),
                 Some(delta) = node_changes.next() => self.note_node(&delta, &mut touched),
+                () = self.other_wanted() => {}
                 () = tokio::time::sleep(retry), if failed => {}
+                () = tokio::time::sleep(REMOVAL_DELAY), if !self.kernel.removals.is_empty() => remove = true,
             }
         }
     }
@@ -353,28 +465,41 @@ impl Sync {
         let mut sticky = false;
         for key in touched {
             let slices: Vec<_> = self.slices.get(&key).into_iter().flat_map(BTreeMap::values).cloned().collect();
-            let plan = self.services.get(&key).and_then(|service| plan::plan(service, &slices, &self.node));
+            let mut plan = self.services.get(&key).and_then(|service| plan::plan(service, &slices, &self.node));
+            if let (Some(hands), Some(plan)) = (&mut self.hands, &mut plan) {
+                plan.hold = hands.of(&key, plan);
+            }
             let old = self.plans.get(&key);
             if old == plan.as_ref() {
                 continue;
             }
             sticky |= old.is_some_and(|old| old.ports.iter().any(|port| port.affinity.is_some()));
             note_datagrams(&mut datagrams, old, plan.as_ref());
+            if let Some(hands) = &mut self.hands {
+                hands.plan(&key, plan.as_ref().and_then(|plan| plan.hold));
+            }
             match &plan {
                 Some(plan) => self.plans.insert(key.clone(), plan.clone()),
                 None => self.plans.remove(&key),
             };
             changes.push((key, plan));
         }
-        let difference = self.table.change(changes);
+        let mut difference = self.table.change(changes);
+        if let Some(hands) = &mut self.hands {
+            hands.before(std::mem::take(&mut difference.fates));
+        }
+        let transaction = if self.applied { Transaction::Difference } else { Transaction::WholeTable };
         let failed = |step| move |source| ServiceProxyError::Kernel { step, source };
         let size = if self.applied {
             self.applied = false;
-            self.kernel.update(&difference, sticky).map_err(failed("change the Services' rules"))?
+            self.kernel.update(difference, sticky).map_err(failed("change the Services' rules"))?
         } else {
             self.kernel.replace(&self.table.whole()).map_err(failed("write the Services' rules"))?
         };
         self.applied = true;
+        if let Some(hands) = &mut self.hands {
+            hands.after(transaction);
+        }
         match self.kernel.flush(&datagrams) {
             Ok(0) => {}
             Ok(count) => tracing::debug!(count, "connections to former endpoints removed"),
@@ -411,6 +536,8 @@ fn note_datagrams(datagrams: &mut Datagrams, old: Option<&PlannedService>, new: 
             })
             .collect()
     };
+    // New connections of a held Service went nowhere.
+    let waited = old.is_some_and(|old| old.hold.is_some());
     let (old, new) = (ports(old), ports(new));
     for (frontend, targets) in &old {
         let left = new.get(frontend);
@@ -420,7 +547,7 @@ fn note_datagrams(datagrams: &mut Datagrams, old: Option<&PlannedService>, new: 
     }
     for (frontend, targets) in &new {
         // Until now packets went to the bare address.
-        if !targets.is_empty() && old.get(frontend).is_none_or(BTreeSet::is_empty) {
+        if !waited && !targets.is_empty() && old.get(frontend).is_none_or(BTreeSet::is_empty) {
             datagrams.frontends.insert(*frontend, targets.clone());
         }
     }

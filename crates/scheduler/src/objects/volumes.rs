@@ -7,9 +7,9 @@ mod parse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use api::node_selector::NodeSelection;
 use api::selector::{Labels, Selector};
 
-use crate::node::NodeSelection;
 use crate::objects::ObjectName;
 
 /// A persistent volume claim.

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use api::node_selector::{NodeOperator, NodeRequirement, NodeTerm};
+
 use crate::event::Event;
 use crate::intern::Symbol;
-use crate::node::{NodeOperator, NodeRequirement, NodeTerm};
+use crate::node::NodeFacts;
 use crate::plugin::{Normalize, Plugin, Rejection, Restriction, Sieve, View, Waiting};
 use crate::pod::{ClassFacts, Shape};
 use crate::snapshot::{NodeId, Snapshot};
@@ -90,7 +92,8 @@ impl Plugin for NodeAffinity {
 
     fn hint(&self, _view: View<'_>, pod: &Waiting<'_>, event: &Event) -> bool {
         let selection = &pod.class.shape.0.selection;
-        event.node().is_some_and(|(old, new)| selection.matches(new) && !old.is_some_and(|old| selection.matches(old)))
+        let fits = |node: &NodeFacts| selection.matches(&node.name, &node.labels);
+        event.node().is_some_and(|(old, new)| fits(new) && !old.is_some_and(|old| fits(old)))
     }
 }
 

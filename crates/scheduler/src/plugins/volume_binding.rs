@@ -154,7 +154,7 @@ impl Mounted {
 }
 
 fn is_usable(volume: &Volume, node: &NodeFacts) -> bool {
-    volume.affinity.as_ref().is_none_or(|affinity| affinity.matches(node))
+    volume.affinity.as_ref().is_none_or(|affinity| affinity.matches(&node.name, &node.labels))
 }
 
 fn allows(class: &StorageClass, node: &NodeFacts) -> bool {

@@ -174,7 +174,8 @@ impl Container {
         }
         let (side, in_cgroup) = clone_in(namespaces, peer, flags, start.unified.as_ref())?;
         let sys::Side::Parent(pid, pidfd) = side else {
-            child::become_container(&start.dir, streams.theirs, &child_status, namespaces.shm.as_ref(), in_cgroup)
+            let inherited = child::Inherited { shm: namespaces.shm.as_ref(), users: namespaces.users.as_ref() };
+            child::become_container(&start.dir, streams.theirs, &child_status, inherited, in_cgroup)
         };
         let [stdin, stdout, stderr] = streams.ours;
         let output = |fd| Output { fd, clients: Vec::new() };
@@ -212,7 +213,8 @@ impl Container {
         let (status, child_status) = status_pair()?;
         let (side, in_cgroup) = clone_in(namespaces, Some(&self.pidfd), 0, self.unified.as_ref())?;
         let sys::Side::Parent(pid, _) = side else {
-            child::become_exec(&self.dir, start, streams, &child_status, &self.pidfd, in_cgroup)
+            let users = namespaces.users.as_ref();
+            child::become_exec(&self.dir, start, streams, &child_status, (&self.pidfd, users), in_cgroup)
         };
         Ok(Exec { pid, launch: Some(Launch { seq, status, master: None }) })
     }

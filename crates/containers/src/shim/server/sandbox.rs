@@ -9,6 +9,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
 
 use super::super::protocol::SpawnSandbox;
+use crate::runtime::IdRange;
 use crate::sys;
 
 /// What the shim keeps of the namespaces.
@@ -17,6 +18,8 @@ pub(super) struct Namespaces {
     pub(super) pid_for_children: OwnedFd,
     /// A detached tmpfs for `/dev/shm`; `None` with the machine's IPC.
     pub(super) shm: Option<OwnedFd>,
+    /// The user namespace of containers; `None` for the machine's.
+    pub(super) users: Option<OwnedFd>,
     reaper: Option<i32>,
 }
 
@@ -47,7 +50,18 @@ pub(super) fn enter(request: &SpawnSandbox) -> Result<Namespaces, (&'static str,
             flags |= flag;
         }
     }
-    step("make namespaces", sys::unshare(flags))?;
+    let users = match request.users {
+        None => {
+            step("make namespaces", sys::unshare(flags))?;
+            None
+        }
+        Some(range) => {
+            let of_users = flags & !libc::CLONE_NEWPID;
+            let users = step("make a user namespace", enter_with_users(of_users, range))?;
+            step("make namespaces", sys::unshare(flags & libc::CLONE_NEWPID))?;
+            Some(users)
+        }
+    };
     if request.new_network {
         step("bring loopback up", sys::loopback_up())?;
     }
@@ -64,7 +78,34 @@ pub(super) fn enter(request: &SpawnSandbox) -> Result<Namespaces, (&'static str,
         "open the process namespace",
         open("/proc/self/ns/pid_for_children", flags, Mode::empty()).map_err(io::Error::from),
     )?;
-    Ok(Namespaces { pid_for_children, shm, reaper })
+    Ok(Namespaces { pid_for_children, shm, users, reaper })
+}
+
+/// Makes a user namespace and enters namespaces that belong to it, so that
+/// rights inside are rights over these. The shim itself keeps its own user.
+fn enter_with_users(flags: i32, range: IdRange) -> io::Result<OwnedFd> {
+    let side = sys::clone_process((libc::CLONE_NEWUSER | flags) as u64, None)?;
+    let sys::Side::Parent(pid, pidfd) = side else {
+        // It only holds the namespaces open until they were taken over.
+        let ends_with_parent = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0);
+        sys::exit_now(match ends_with_parent.and_then(|_| sys::block_all_and_reap()) {
+            Ok(()) => 0,
+            Err(_) => 1,
+        })
+    };
+    let taken = || -> io::Result<OwnedFd> {
+        let map = format!("0 {} {}", range.first, range.count);
+        std::fs::write(format!("/proc/{pid}/uid_map"), &map)?;
+        std::fs::write(format!("/proc/{pid}/gid_map"), &map)?;
+        let users = open(format!("/proc/{pid}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        if flags != 0 {
+            sys::setns(pidfd.as_fd(), flags)?;
+        }
+        Ok(users)
+    };
+    let users = taken();
+    sys::end_child(pid)?;
+    users
 }
 
 /// Writes one parameter. Names use dots or slashes; a name cannot leave `/proc/sys`.

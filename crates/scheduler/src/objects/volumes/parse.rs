@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use api::node_selector::NodeSelection;
 use api::quantity::Quantity;
 use api::selector::Selector;
 use api::types::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -10,7 +11,6 @@ use api::types::apimachinery::pkg::api::resource::Quantity as QuantityText;
 use api::types::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{Capacity, Claim, StorageClass, Volume};
-use crate::node::NodeSelection;
 
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";

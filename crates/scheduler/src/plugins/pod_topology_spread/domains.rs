@@ -53,8 +53,9 @@ impl Domains {
             });
             domains.of_row[node.index()] = domain;
             let complete = required.iter().all(|key| snapshot.label(node, *key) != Symbol::NONE);
-            let admitted =
-                !domains.constraint.honor_affinity || shape.selection.is_everything() || shape.selection.matches(facts);
+            let admitted = !domains.constraint.honor_affinity
+                || shape.selection.is_everything()
+                || shape.selection.matches(&facts.name, &facts.labels);
             let tolerated = !domains.constraint.honor_taints || !shape.is_repelled(&facts.taints);
             if complete && admitted && tolerated {
                 domains.counted.set(node.index(), true);

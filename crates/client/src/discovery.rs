@@ -1,40 +1,49 @@
-//! What the API server serves, for controllers that act on every kind there
-//! is, CRDs and aggregated ones among them.
+//! What the API server serves, for callers that act on kinds known only at run
+//! time, CRDs and aggregated ones among them. It remembers nothing between calls.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::gvk::{GroupVersion, GroupVersionResource};
-use client::{Client, ClientError};
+use ::api::gvk::{GroupVersion, GroupVersionResource};
 use serde_json::Value;
+
+use crate::client::Client;
+use crate::error::ClientError;
 
 const ACCEPT: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
 
 /// One resource in the version that its group prefers.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Resource {
-    pub(crate) gvr: GroupVersionResource,
-    pub(crate) kind: String,
-    pub(crate) namespaced: bool,
-    pub(crate) verbs: BTreeSet<String>,
+pub struct Resource {
+    /// Where it is.
+    pub gvr: GroupVersionResource,
+    /// What its objects are.
+    pub kind: String,
+    /// Its objects are in namespaces.
+    pub namespaced: bool,
+    /// `get`, `list`, …
+    pub verbs: BTreeSet<String>,
 }
 
 impl Resource {
-    pub(crate) fn can(&self, verb: &str) -> bool {
+    /// True if the verb is served.
+    pub fn can(&self, verb: &str) -> bool {
         self.verbs.contains(verb)
     }
 }
 
 /// Everything that is served.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Discovered {
+pub struct Discovered {
     /// Each resource once.
-    pub(crate) resources: Vec<Resource>,
+    pub resources: Vec<Resource>,
     /// Group versions whose server does not answer; their resources are
     /// missing or old.
-    pub(crate) failed: Vec<String>,
+    pub failed: Vec<String>,
 }
 
-pub(crate) async fn discover(client: &Client) -> Result<Discovered, ClientError> {
+/// Asks what is served. A failure is the server's; a group that does not answer
+/// is in [`Discovered::failed`].
+pub async fn discover(client: &Client) -> Result<Discovered, ClientError> {
     let mut discovered = Discovered::default();
     let mut known = BTreeSet::new();
     for path in ["/api", "/apis"] {
@@ -79,9 +88,11 @@ fn read_group(group: &Value, discovered: &mut Discovered, known: &mut BTreeSet<(
 }
 
 /// Resources by group and kind.
-pub(crate) type Kinds = BTreeMap<(String, String), Resource>;
+pub type Kinds = BTreeMap<(String, String), Resource>;
 
-pub(crate) fn by_kind(resources: &[Resource]) -> Kinds {
+/// The resources by group and kind; of several of one kind the first that can
+/// be got.
+pub fn by_kind(resources: &[Resource]) -> Kinds {
     let key = |resource: &Resource| (resource.gvr.group_version.group.clone(), resource.kind.clone());
     let mut kinds = Kinds::new();
     for resource in resources {
