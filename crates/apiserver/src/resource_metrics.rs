@@ -113,6 +113,7 @@ pub(crate) fn kinds() -> Vec<Arc<Kind>> {
             storage_hash: "".into(),
             schema: SchemaRef::Custom(Arc::new(Schema::default())),
             definition: "".into(),
+            published: None,
         })
     };
     vec![kind("nodes", "NodeMetrics", "NodeMetricsList", false), kind("pods", "PodMetrics", "PodMetricsList", true)]
