@@ -28,6 +28,8 @@ mod refusals;
 mod registry;
 #[path = "system/restart.rs"]
 mod restart;
+#[path = "system/sleep.rs"]
+mod sleep;
 #[path = "system/tools.rs"]
 mod tools;
 #[path = "system/traces.rs"]
