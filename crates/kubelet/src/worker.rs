@@ -94,6 +94,8 @@ pub(crate) struct Worker {
     resizing: resize::Resizing,
     rung: Option<rung::RungKeeper>,
     rung_write: Option<BoxFuture<'static, ()>>,
+    /// The API was told that the pod does not sleep any more.
+    rung_cleared: bool,
 }
 
 impl Worker {
@@ -138,6 +140,7 @@ impl Worker {
             resizing,
             rung: None,
             rung_write: None,
+            rung_cleared: false,
         }
     }
 

@@ -123,6 +123,7 @@ impl Worker {
     /// Tells the API, if that is due.
     pub(super) fn tell_rung(&mut self) {
         self.tell_missed();
+        self.tell_no_rung();
         let Some(due) = self.rung_due().filter(|_| self.rung_write.is_none()) else { return };
         let Some(keeper) = self.rung.as_mut().filter(|_| due <= Instant::now()) else { return };
         // Read before the rung: a change in between is told again.
@@ -138,6 +139,26 @@ impl Worker {
             Rung::PagedOut | Rung::Gone => ("Slept", format!("{rung}: {why}")),
         };
         self.context.events.pod(&self.pod, "Normal", reason, &message);
+        self.write_rung(rung);
+    }
+
+    /// The API still shows a rung of sleep for a pod that may not sleep any more:
+    /// a policy or label changed, or a former run of the agent left it.
+    fn tell_no_rung(&mut self) {
+        let shown = self.pod.metadata.annotations.as_ref().and_then(|notes| notes.get(RUNG_ANNOTATION));
+        let asleep = shown.and_then(|rung| Rung::parse(rung)).is_some_and(Rung::is_asleep);
+        let settled = self.stage == Stage::Syncing && matches!(self.context.sleep.rules(&self.pod), Some(None));
+        if !asleep || self.rung.is_some() || !settled {
+            self.rung_cleared = false;
+        } else if !self.rung_cleared && self.rung_write.is_none() {
+            // Once, until the API shows it.
+            self.rung_cleared = true;
+            self.context.events.pod(&self.pod, "Normal", "Woke", "Awake: no rule lets it sleep any more");
+            self.write_rung(Rung::Hot);
+        }
+    }
+
+    fn write_rung(&mut self, rung: Rung) {
         let api = self.context.client.namespaced::<core::Pod>(spec::namespace(&self.pod));
         let name = spec::name(&self.pod).to_owned();
         let notes = json!({
