@@ -36,7 +36,7 @@ pub fn survive(kills: u32) {
     k.feed("apply -f -", &manifest);
     k.ok(&format!("wait --for=condition=Ready --timeout=60s pod {}", names.join(" ")));
     let before = identities(&k, &names);
-    let machine = Machine::now(&cluster);
+    let machine = Machine::settled(&cluster);
     for round in 0..kills {
         let made = format!("made-{round}");
         k.feed("apply -f -", &pod(&made, round as usize));

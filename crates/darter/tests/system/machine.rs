@@ -15,6 +15,9 @@ use super::tools;
 /// How long the last traces may take to go.
 const SETTLE: Duration = Duration::from_secs(20);
 
+/// For so long nothing may change for a machine to be settled.
+const STABLE: Duration = Duration::from_secs(1);
+
 /// Set in the process that is alone.
 const ALONE: &str = "DARTER_TEST_ALONE";
 
@@ -58,7 +61,7 @@ pub struct Machine(BTreeMap<String, usize>);
 impl Machine {
     /// As it is now. The server's own process is left out: it may be another
     /// one, and what it keeps open is its own business.
-    pub fn now(cluster: &Cluster) -> Self {
+    fn now(cluster: &Cluster) -> Self {
         let mut all = Self(BTreeMap::new());
         all.processes(cluster.pid());
         all.mounts(cluster.pid());
@@ -87,6 +90,23 @@ impl Machine {
             all.add("nftables", line);
         }
         all
+    }
+
+    /// As it is once it stays so: what follows a change of the cluster, such as
+    /// the rules of a Service, comes a moment later.
+    pub fn settled(cluster: &Cluster) -> Self {
+        let began = Instant::now();
+        let mut before = Self::now(cluster);
+        loop {
+            std::thread::sleep(STABLE);
+            let now = Self::now(cluster);
+            let differences = before.differences(&now);
+            if differences.is_empty() {
+                return now;
+            }
+            assert!(began.elapsed() < SETTLE, "the machine does not settle:\n{}", differences.join("\n"));
+            before = now;
+        }
     }
 
     /// Waits until everything is again as it was here; panics with every

@@ -63,7 +63,7 @@ pub fn leave_none(count: usize) {
     k.feed("apply -f -", SHARED);
     // What is made once, with the first pod, is there before.
     wave(&k, 0, 10);
-    let before = Machine::now(&cluster);
+    let before = Machine::settled(&cluster);
     let began = Instant::now();
     for from in (0..count).step_by(WAVE) {
         wave(&k, from, count.min(from + WAVE));
