@@ -20,6 +20,7 @@ use crate::state::Core;
 
 mod column;
 pub(crate) mod definition;
+mod rules;
 mod strategy;
 mod validate;
 

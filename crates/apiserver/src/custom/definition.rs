@@ -160,7 +160,7 @@ fn versions(definition: &Value, spec: &Path<'_>, errors: &mut Errors) {
             let kind = object::at(version, "schema.openAPIV3Schema.type");
             let open_api = schema_path.child("openAPIV3Schema");
             match kind.as_str() {
-                Some("object") => {}
+                Some("object") => super::rules::check(object::at(version, "schema.openAPIV3Schema"), &open_api, errors),
                 None | Some("") => errors.required(&open_api.child("type"), "must not be empty at the root"),
                 Some(_) => errors.invalid(&open_api.child("type"), kind, "must be object at the root"),
             }

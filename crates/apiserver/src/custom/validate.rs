@@ -1,6 +1,6 @@
 //! Values against OpenAPI schemas of custom kinds, in upstream's words. Not
-//! for CEL rules and patterns.
-// TODO-correctness: `pattern`, `format` and x-kubernetes-validations UNTIL a regular expression and a CEL engine are in the tree.
+//! for rules in CEL.
+// TODO-correctness: `format` is not checked until the formats of strfmt are in the tree.
 
 use serde_json::Value;
 
@@ -72,7 +72,14 @@ fn check(value: &Value, schema: &Value, path: &Path<'_>, errors: &mut Errors, de
         errors.not_supported(path, value, &texts);
     }
     match value {
-        Value::String(text) => lengths(text.chars().count(), schema, ("minLength", "maxLength"), path, value, errors),
+        Value::String(text) => {
+            lengths(text.chars().count(), schema, ("minLength", "maxLength"), path, value, errors);
+            if let Some(pattern) = schema["pattern"].as_str().filter(|pattern| !pattern.is_empty())
+                && !crate::cel::regex(pattern).is_ok_and(|pattern| pattern.is_match(text))
+            {
+                errors.invalid(path, value, &format!("{path} in body should match '{pattern}'"));
+            }
+        }
         Value::Number(_) => bounds(value, schema, path, errors),
         Value::Array(items) => {
             lengths(items.len(), schema, ("minItems", "maxItems"), path, value, errors);
