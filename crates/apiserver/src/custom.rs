@@ -21,6 +21,7 @@ use crate::state::Core;
 mod column;
 pub(crate) mod definition;
 mod rules;
+mod schema;
 mod strategy;
 mod validate;
 

@@ -141,6 +141,11 @@ impl Errors {
         self.push_at_root("FieldValueInvalid", &Path::ROOT, with_detail("Invalid value: null".to_owned(), detail));
     }
 
+    /// Changes what the findings say.
+    pub(crate) fn each_message(&mut self, change: impl Fn(&mut String)) {
+        self.0.iter_mut().filter_map(|cause| cause.message.as_mut()).for_each(change);
+    }
+
     /// Takes over what was found elsewhere.
     pub(crate) fn append(&mut self, mut other: Self) {
         self.0.append(&mut other.0);

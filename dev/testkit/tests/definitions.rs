@@ -210,7 +210,7 @@ async fn rules_of_definitions_are_held_against_objects() {
 #[tokio::test]
 async fn rules_are_checked_when_a_definition_is_written() {
     let server = TestServer::start().await.expect("start");
-    let at = "spec.versions[0].schema.openAPIV3Schema.properties[spec].x-kubernetes-validations[0]";
+    let at = "spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0]";
     for (rule, message) in [
         (
             json!({"rule": "self.nope > 1"}),

@@ -297,7 +297,15 @@ impl Parser {
             if self.take(".") {
                 let optional = self.take("?");
                 let Token::Ident(field) = self.peek().clone() else {
-                    return self.unexpected("mismatched input", "expecting IDENTIFIER");
+                    let next = &self.tokens[self.next];
+                    if let Token::End = next.token {
+                        return self.unexpected("no viable alternative at input", "");
+                    }
+                    let gap = " ".repeat(next.at - at - 1);
+                    let message = format!("Syntax error: no viable alternative at input '.{gap}{}'", next.text);
+                    self.issues.push(Issue::new(next.at, message));
+                    // What follows is read as if the dot were not there.
+                    continue;
                 };
                 self.next += 1;
                 let open = self.at();

@@ -310,7 +310,7 @@ impl Rule {
 }
 
 /// `.a.b['c']` as errors write it, if the schema has such a field.
-fn field_path(path: &str, schema: &Value) -> Option<String> {
+pub(super) fn field_path(path: &str, schema: &Value) -> Option<String> {
     let (mut rest, mut schema, mut out) = (path, schema, String::new());
     while !rest.is_empty() {
         let (name, after) = if let Some(inner) = rest.strip_prefix("['") {

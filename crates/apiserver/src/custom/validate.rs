@@ -23,6 +23,15 @@ pub(super) fn object(object: &Value, schema: &Value, errors: &mut Errors) {
     }
 }
 
+/// Checks a default; upstream names no field in these texts.
+pub(super) fn default(value: &Value, schema: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let mut found = Errors::new();
+    check(value, schema, path, &mut found, 0);
+    let spoken = format!("{path} in body");
+    found.each_message(|message| *message = message.replace(&spoken, " in body"));
+    errors.append(found);
+}
+
 fn required(value: &Value, schema: &Value, path: &Path<'_>, errors: &mut Errors) {
     for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
         if value.get(name).is_none() {
@@ -123,7 +132,9 @@ fn lengths(
             "chars long" => format!("{path} in body should be at least {least} chars long"),
             _ => format!("{path} in body should have at least {least} {what}"),
         };
-        errors.invalid(path, value, &detail);
+        // Long lists would make messages without end: their length is shown.
+        let shown = if what == "chars long" { value.clone() } else { length.into() };
+        errors.invalid(path, &shown, &detail);
     }
     if let Some(most) = schema[most].as_u64().filter(|most| (length as u64) > *most) {
         match what {
