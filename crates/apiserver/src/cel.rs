@@ -16,7 +16,7 @@ mod value;
 
 pub(crate) use declared::{declare, value_of};
 pub(crate) use eval::{Fault, Meter};
-pub(crate) use library::regex;
+pub(crate) use library::{duration, regex};
 pub(crate) use types::Type;
 pub(crate) use value::Val;
 

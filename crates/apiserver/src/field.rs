@@ -135,6 +135,11 @@ impl Errors {
         self.0.iter().any(|cause| cause.reason.as_deref().is_some_and(|reason| BLOCKING.contains(&reason)))
     }
 
+    /// Something about the object that no field is blamed for.
+    pub(crate) fn whole(&mut self, detail: &str) {
+        self.push_at_root("FieldValueInvalid", &Path::ROOT, with_detail("Invalid value: \"\"".to_owned(), detail));
+    }
+
     /// Says that rules were not looked at.
     pub(crate) fn rules_not_checked(&mut self) {
         let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";

@@ -17,7 +17,7 @@ use super::functions::{Row, fault};
 use super::value::Val;
 
 pub(super) use semver::Semver;
-pub(super) use time::duration;
+pub(crate) use time::duration;
 
 /// All of them.
 pub(super) static FUNCTIONS: LazyLock<Vec<Row>> = LazyLock::new(|| {

@@ -59,6 +59,11 @@ impl Strategy for Definition {
     }
 
     fn validate_create(&self, object: &Value, errors: &mut Errors) {
+        let (group, plural) = (object::text(object, "spec.group"), object::text(object, "spec.names.plural"));
+        if object.name() != format!("{plural}.{group}") {
+            let detail = "must be spec.names.plural+\".\"+spec.group";
+            errors.invalid_text(&Path::new("metadata").child("name"), object.name(), detail);
+        }
         validate(object, errors);
     }
 
@@ -102,12 +107,7 @@ impl Strategy for Definition {
 fn validate(definition: &Value, errors: &mut Errors) {
     let spec = Path::new("spec");
     let text = |path: &str| object::text(definition, path);
-    let (group, plural) = (text("spec.group"), text("spec.names.plural"));
-    let required_name = format!("{plural}.{group}");
-    if definition.name() != required_name {
-        let detail = "must be spec.names.plural+\".\"+spec.group";
-        errors.invalid_text(&Path::new("metadata").child("name"), definition.name(), detail);
-    }
+    let group = text("spec.group");
     if group.is_empty() {
         errors.required(&spec.child("group"), "");
     } else if !api::names::dns1123_subdomain(group).is_empty() {
@@ -388,7 +388,11 @@ fn stored_versions(definition: &Value, errors: &mut Errors) {
         errors.invalid(&path, &stored.into(), &detail);
     }
     for (index, name) in stored.iter().enumerate().filter(|(_, name)| !named(name)) {
-        errors.invalid(&path.index(index), name, "must appear in spec.versions");
+        let text = name.as_str().unwrap_or_default();
+        let detail = format!(
+            "missing from spec.versions; {text} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {text} and removes {text} from status.storedVersions"
+        );
+        errors.invalid(&path.index(index), name, &detail);
     }
 }
 

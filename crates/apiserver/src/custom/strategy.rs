@@ -72,9 +72,12 @@ impl Custom {
         self.versions.iter().find(|one| one.api_version == api_version)
     }
 
-    fn validate(&self, object: &Value, old: Option<&Value>, errors: &mut Errors) {
+    fn validate(&self, object: &Value, old: Option<&Value>, part: Part, errors: &mut Errors) {
         let Some(version) = self.version_of(object) else { return };
-        validate::object(object, &version.open_api, errors);
+        match part {
+            Part::Status => validate::status(object, &version.open_api, errors),
+            _ => validate::object(object, &version.open_api, errors),
+        }
         match &version.rules {
             Some(_) if errors.blocks_rules() => errors.rules_not_checked(),
             Some(rules) => rules.validate(object, old, errors),
@@ -101,11 +104,11 @@ impl Strategy for Custom {
     }
 
     fn validate_create(&self, object: &Value, errors: &mut Errors) {
-        self.validate(object, None, errors);
+        self.validate(object, None, Part::Main, errors);
     }
 
-    fn validate_update(&self, new: &Value, old: &Value, _part: Part, errors: &mut Errors) {
-        self.validate(new, Some(old), errors);
+    fn validate_update(&self, new: &Value, old: &Value, part: Part, errors: &mut Errors) {
+        self.validate(new, Some(old), part, errors);
     }
 
     fn generation(&self) -> Generation {
