@@ -36,6 +36,7 @@ fn resource(row: &'static Kind, collections: &mut BTreeMap<&'static str, Arc<Col
     };
     let strings = |list: &[std::borrow::Cow<'static, str>]| list.iter().map(|one| one.to_string()).collect();
     Resource {
+        deprecation: None,
         convert: kinds::conversion(&collection.hub, &api_version, &row.gvk.kind),
         collection,
         version: group_version.version.clone(),

@@ -10,7 +10,7 @@ use api::status::Status;
 use serde_json::{Value, json};
 use store::{Precondition, Range, Write};
 
-use crate::discovery::KindRef;
+use crate::discovery::{KindRef, version_order};
 use crate::kinds_table::{Kind, SchemaRef, Subresource};
 use crate::object::{self, Meta, map_mut};
 use crate::openapi::Published;
@@ -20,6 +20,8 @@ use crate::state::Core;
 
 mod column;
 pub(crate) mod definition;
+mod rules;
+mod schema;
 mod strategy;
 mod validate;
 
@@ -208,19 +210,19 @@ fn rows(definition: &Value) -> Vec<Resource> {
         let mut subresources = Vec::new();
         let parts = version.get("subresources");
         let gvk = |group_version: GroupVersion, kind: &str| GroupVersionKind { group_version, kind: kind.to_owned() };
-        if parts.is_some_and(|parts| parts.get("scale").is_some_and(Value::is_object)) {
-            subresources.push(Subresource {
-                name: "scale".into(),
-                gvk: gvk(GroupVersion::new("autoscaling", "v1"), "Scale"),
-                foreign: true,
-                verbs: PART_VERBS.map(Cow::Borrowed).to_vec(),
-            });
-        }
         if parts.is_some_and(|parts| parts.get("status").is_some_and(Value::is_object)) {
             subresources.push(Subresource {
                 name: "status".into(),
                 gvk: gvk(group_version.clone(), &text("kind")),
                 foreign: false,
+                verbs: PART_VERBS.map(Cow::Borrowed).to_vec(),
+            });
+        }
+        if parts.is_some_and(|parts| parts.get("scale").is_some_and(Value::is_object)) {
+            subresources.push(Subresource {
+                name: "scale".into(),
+                gvk: gvk(GroupVersion::new("autoscaling", "v1"), "Scale"),
+                foreign: true,
                 verbs: PART_VERBS.map(Cow::Borrowed).to_vec(),
             });
         }
@@ -253,12 +255,34 @@ fn rows(definition: &Value) -> Vec<Resource> {
                 .iter()
                 .map(|one| (one.name.to_string(), one.verbs.iter().map(|verb| verb.to_string()).collect()))
                 .collect(),
+            deprecation: deprecation(definition, version),
             convert: None,
             custom: true,
             row: KindRef::Custom(Arc::new(kind)),
         });
     }
     rows
+}
+
+/// The warning of a deprecated version: its own, or one that names the best
+/// version that is not deprecated.
+fn deprecation(definition: &Value, version: &Value) -> Option<String> {
+    if version["deprecated"] != true {
+        return None;
+    }
+    if let Some(own) = version["deprecationWarning"].as_str() {
+        return Some(own.to_owned());
+    }
+    let (group, kind) = (object::text(definition, "spec.group"), object::text(definition, "spec.names.kind"));
+    let name = version["name"].as_str().unwrap_or_default();
+    let better = versions(definition)
+        .iter()
+        .filter(|one| one["served"] == true && one["deprecated"] != true)
+        .filter_map(|one| one["name"].as_str())
+        .filter(|one| version_order(one) > version_order(name))
+        .max_by_key(|one| version_order(one));
+    let advice = better.map(|one| format!("; use {group}/{one} {kind}")).unwrap_or_default();
+    Some(format!("{group}/{name} {kind} is deprecated{advice}"))
 }
 
 /// What a version shows in OpenAPI.

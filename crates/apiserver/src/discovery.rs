@@ -141,7 +141,7 @@ impl Served {
 
 /// Sort key of a version: `v2` over `v1` over `v1beta2` over `v1beta1` over
 /// `v1alpha1` over everything else, as upstream's version priority has it.
-fn version_order(version: &str) -> (u8, u64, u64, std::cmp::Reverse<String>) {
+pub(crate) fn version_order(version: &str) -> (u8, u64, u64, std::cmp::Reverse<String>) {
     let other = (0, 0, 0, std::cmp::Reverse(version.to_owned()));
     let Some(rest) = version.strip_prefix('v') else { return other };
     let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());

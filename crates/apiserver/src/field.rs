@@ -107,6 +107,61 @@ impl Errors {
         self.push("FieldValueInvalid", field, with_detail(message, detail));
     }
 
+    /// [`Self::invalid`] for a value that is too large to show.
+    pub(crate) fn invalid_unshown(&mut self, field: &Path<'_>, detail: &str) {
+        self.push_at_root("FieldValueInvalid", field, with_detail("Invalid value".to_owned(), detail));
+    }
+
+    /// [`Self::invalid`] for a value that is shown in words of its own.
+    pub(crate) fn invalid_shown(&mut self, field: &Path<'_>, shown: &str, detail: &str) {
+        self.push("FieldValueInvalid", field, with_detail(format!("Invalid value: {shown}"), detail));
+    }
+
+    /// The server cannot tell.
+    pub(crate) fn internal(&mut self, field: &Path<'_>, detail: &str) {
+        self.push("InternalError", field, with_detail("Internal error".to_owned(), detail));
+    }
+
+    /// Findings that leave open what the object is, so that rules about its
+    /// values are not worth a look.
+    pub(crate) fn blocks_rules(&self) -> bool {
+        const BLOCKING: [&str; 5] = [
+            "FieldValueNotSupported",
+            "FieldValueRequired",
+            "FieldValueTooLong",
+            "FieldValueTooMany",
+            "FieldValueTypeInvalid",
+        ];
+        self.0.iter().any(|cause| cause.reason.as_deref().is_some_and(|reason| BLOCKING.contains(&reason)))
+    }
+
+    /// Something about the object that no field is blamed for.
+    pub(crate) fn whole(&mut self, detail: &str) {
+        self.push_at_root("FieldValueInvalid", &Path::ROOT, with_detail("Invalid value: \"\"".to_owned(), detail));
+    }
+
+    /// Says that rules were not looked at.
+    pub(crate) fn rules_not_checked(&mut self) {
+        let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+        self.push_at_root("FieldValueInvalid", &Path::ROOT, with_detail("Invalid value: null".to_owned(), detail));
+    }
+
+    /// Changes what the findings say.
+    pub(crate) fn each_message(&mut self, change: impl Fn(&mut String)) {
+        self.0.iter_mut().filter_map(|cause| cause.message.as_mut()).for_each(change);
+    }
+
+    /// Takes over what was found elsewhere.
+    pub(crate) fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
+    /// The object itself has a name here, as Go prints a path of nothing.
+    fn push_at_root(&mut self, reason: &str, field: &Path<'_>, message: String) {
+        let name = if let Step::Root = field.step { Path::new("<nil>") } else { *field };
+        self.push(reason, &name, message);
+    }
+
     /// The value has the wrong type.
     pub(crate) fn type_invalid(&mut self, field: &Path<'_>, value: &Value, detail: &str) {
         self.push("FieldValueTypeInvalid", field, with_detail(format!("Invalid value: {}", Shown(value)), detail));

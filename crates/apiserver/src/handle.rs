@@ -142,7 +142,11 @@ fn find(core: &Core, info: &RequestInfo, method: &Method) -> Result<Arc<crate::r
     if collection.prefix.is_empty() && !info.name.is_empty() && !resource.allows("", "get") {
         return Err(Status::no_such_resource());
     }
-    if !info.subresource.is_empty() && !resource.subresources.contains_key(&info.subresource) {
+    let part = !info.subresource.is_empty() && !resource.subresources.contains_key(&info.subresource);
+    if part && resource.custom && matches!(info.subresource.as_str(), "status" | "scale") {
+        return Err(Status::not_found(&collection.group_resource, &info.name));
+    }
+    if part {
         return Err(Status::no_such_resource());
     }
     if info.parts.len() > 3 && info.subresource != "proxy" {

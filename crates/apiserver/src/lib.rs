@@ -10,6 +10,7 @@ mod authn;
 mod authz;
 mod bootstrap;
 mod builtin;
+mod cel;
 pub mod codec;
 mod config;
 mod custom;

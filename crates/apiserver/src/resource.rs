@@ -66,6 +66,8 @@ pub(crate) struct Resource {
     /// Turns a hub object into this version and back; `None` where the
     /// versions differ in nothing but their name.
     pub convert: Option<Conversion>,
+    /// What clients of this version are told, if it is deprecated.
+    pub deprecation: Option<String>,
     /// True for kinds from definitions: list items carry kind and version.
     pub custom: bool,
     /// Its row: schema and what discovery says.
@@ -95,6 +97,14 @@ impl Resource {
     pub(crate) fn from_hub(&self, object: &mut Value) {
         if let Some(convert) = self.convert {
             (convert.from_hub)(object);
+        }
+        // Versions of a custom kind differ in their fields, not in what they mean.
+        if self.custom
+            && !self.serves_stored()
+            && let Ok(known) = crate::codec::conform(object, &self.row.schema)
+        {
+            *object = known.object;
+            crate::codec::defaults(object, &self.row.schema);
         }
         self.label(object, &self.api_version);
     }

@@ -55,7 +55,13 @@ pub(crate) fn decode_as(
     }
     let unfit = |why: &str| unfit(&found, expected.kind, why);
     if found.api_version != expected.api_version || found.kind != expected.kind {
-        return Err(other_kind(call, &found, expected));
+        let whole = document.decode(expected.schema).map(|decoded| decoded.object).unwrap_or_default();
+        return Err(other_kind(
+            call,
+            &found,
+            expected,
+            object::at(&whole, "metadata.name").as_str().unwrap_or_default(),
+        ));
     }
     let decoded = document.decode(expected.schema).map_err(|error| unfit(&error.to_string()))?;
     let Decoded { mut object, strict } = decoded;
@@ -80,9 +86,16 @@ fn unfit(found: &TypeMeta, expected: &str, why: &str) -> Status {
 }
 
 /// A body of another kind or version than the URL's.
-fn other_kind(call: &Call, found: &TypeMeta, expected: &Expected<'_>) -> Status {
+fn other_kind(call: &Call, found: &TypeMeta, expected: &Expected<'_>, name: &str) -> Status {
     let gv = api::gvk::GroupVersion::parse(&found.api_version).unwrap_or_default();
     let gvk = api::gvk::GroupVersionKind { group_version: gv, kind: found.kind.clone() };
+    if call.resource.custom && found.api_version == expected.api_version {
+        let mut errors = crate::field::Errors::new();
+        let detail = format!("must be {}", expected.kind);
+        errors.invalid_text(&crate::field::Path::new("kind"), &found.kind, &detail);
+        let name = if call.info.name.is_empty() { name } else { &call.info.name };
+        return Status::invalid(call.resource.group(), &found.kind, name, errors.into_causes());
+    }
     let known = kinds_table::builtin().by_kind(&gvk).is_some();
     if known || (found.kind == expected.kind && call.resource.custom) {
         return Status::bad_request(format!(

@@ -136,3 +136,102 @@ async fn openapi_v2_is_protobuf_for_who_asks_for_it() {
     let other = send(&server, "GET", "/openapi/v2", &[("accept", "application/xml")], &Value::Null).await;
     assert_eq!(other.code, 406);
 }
+
+const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
+
+fn widget(spec: &Value) -> Value {
+    json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "a"}, "spec": spec})
+}
+
+#[tokio::test]
+async fn rules_of_definitions_are_held_against_objects() {
+    let server = TestServer::start().await.expect("start");
+    let spec = json!({
+        "type": "object",
+        "x-kubernetes-validations": [
+            {"rule": "self.min <= self.max", "message": "min must not exceed max"},
+            {"rule": "!has(self.name) || self.name.startsWith('w-')", "reason": "FieldValueForbidden",
+                "fieldPath": ".name", "messageExpression": "'name ' + self.name + ' must start with w-'"},
+            {"rule": "self.max >= oldSelf.max", "message": "max may only grow"},
+        ],
+        "properties": {
+            "min": {"type": "integer", "default": 0},
+            "max": {"type": "integer", "default": 5},
+            "name": {"type": "string"},
+            "quota": {"x-kubernetes-int-or-string": true,
+                "x-kubernetes-validations": [{"rule": "type(self) == int || self.endsWith('%')"}]},
+            "ports": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["n"], "items": {
+                "type": "object", "required": ["n"],
+                "properties": {"n": {"type": "integer"}, "v": {"type": "string", "x-kubernetes-validations":
+                    [{"rule": "self == oldSelf", "message": "v is immutable"}]}}}},
+            "opt": {"type": "integer", "x-kubernetes-validations": [
+                {"rule": "!oldSelf.hasValue() || self > oldSelf.value()", "optionalOldSelf": true,
+                    "message": "opt must grow"}]},
+        },
+    });
+    assert_eq!(post(&server, DEFINITIONS, &definition(&spec)).await.code, 201);
+    for (spec, message) in [
+        (json!({"min": 6}), "spec: Invalid value: min must not exceed max"),
+        (json!({"name": "x"}), "spec.name: Forbidden: name x must start with w-"),
+        (
+            json!({"quota": "5"}),
+            "spec.quota: Invalid value: \"5\": failed rule: type(self) == int || self.endsWith('%')",
+        ),
+        (
+            json!({"min": "x", "name": "x"}),
+            "[spec.min: Invalid value: \"string\": spec.min in body must be of type integer: \"string\", <nil>: Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation]",
+        ),
+    ] {
+        let refused = post(&server, WIDGETS, &widget(&spec)).await;
+        assert_eq!(refused.code, 422);
+        assert_eq!(refused.message(), format!("Widget.example.com \"a\" is invalid: {message}"));
+    }
+    let made = widget(&json!({"opt": 5, "ports": [{"n": 1, "v": "a"}]}));
+    assert_eq!(post(&server, WIDGETS, &made).await.code, 201);
+    let path = format!("{WIDGETS}/a");
+    for (patch, message) in [
+        (json!({"spec": {"max": 4, "opt": 6}}), "spec: Invalid value: max may only grow"),
+        (json!({"spec": {"opt": 4}}), "spec.opt: Invalid value: 4: opt must grow"),
+        (
+            json!({"spec": {"opt": 6, "ports": [{"n": 2, "v": "b"}, {"n": 1, "v": "c"}]}}),
+            "spec.ports[1].v: Invalid value: \"c\": v is immutable",
+        ),
+    ] {
+        let refused = merge(&server, &path, &patch).await;
+        assert_eq!((refused.code, refused.message()), (422, format!("Widget.example.com \"a\" is invalid: {message}")));
+    }
+    assert_eq!(merge(&server, &path, &json!({"spec": {"opt": 6}})).await.code, 200);
+    let status = format!("{path}/status");
+    let refused = merge(&server, &status, &json!({"status": {"n": 11}, "spec": {"opt": 7}})).await;
+    assert_eq!(refused.code, 422);
+    assert!(refused.message().contains("status: Invalid value: n is too large"), "{}", refused.message());
+}
+
+#[tokio::test]
+async fn rules_are_checked_when_a_definition_is_written() {
+    let server = TestServer::start().await.expect("start");
+    let at = "spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0]";
+    for (rule, message) in [
+        (
+            json!({"rule": "self.nope > 1"}),
+            format!(
+                "{at}.rule: Invalid value: {{\"Rule\":\"self.nope \\u003e 1\",\"Message\":\"\",\"MessageExpression\":\"\",\"Reason\":null,\"FieldPath\":\"\",\"OptionalOldSelf\":null}}: compilation failed: ERROR: <input>:1:5: undefined field 'nope'\n | self.nope > 1\n | ....^"
+            ),
+        ),
+        (json!({"rule": " "}), format!("{at}.rule: Required value: rule is not specified")),
+        (
+            json!({"rule": "true", "fieldPath": ".nope"}),
+            format!("{at}.fieldPath: Invalid value: \".nope\": must be a valid path"),
+        ),
+        (
+            json!({"rule": "self.n > 1", "optionalOldSelf": true}),
+            format!("{at}.optionalOldSelf: Invalid value: true: may not be set if oldSelf is not used in rule"),
+        ),
+    ] {
+        let spec =
+            json!({"type": "object", "properties": {"n": {"type": "integer"}}, "x-kubernetes-validations": [rule]});
+        let refused = post(&server, DEFINITIONS, &definition(&spec)).await;
+        let start = "CustomResourceDefinition.apiextensions.k8s.io \"widgets.example.com\" is invalid: ";
+        assert_eq!((refused.code, refused.message()), (422, format!("{start}{message}")));
+    }
+}

@@ -4,6 +4,7 @@ use api::schema::{CrdSchemaError, Schema};
 use serde_json::{Value, json};
 
 use super::column::Printer;
+use super::rules::Rules;
 use super::{object_meta, validate, versions};
 use crate::codec;
 use crate::field::Errors;
@@ -21,6 +22,7 @@ struct Version {
     name: String,
     api_version: String,
     open_api: Value,
+    rules: Option<Rules>,
     schema: Schema,
     status: bool,
     scale: Option<(String, String, Option<String>)>,
@@ -47,6 +49,7 @@ impl Custom {
             all.push(Version {
                 name: name.to_owned(),
                 api_version: format!("{group}/{name}"),
+                rules: Rules::new(&open_api),
                 open_api,
                 schema,
                 status: version["subresources"]["status"].is_object(),
@@ -69,9 +72,16 @@ impl Custom {
         self.versions.iter().find(|one| one.api_version == api_version)
     }
 
-    fn validate(&self, object: &Value, errors: &mut Errors) {
-        if let Some(version) = self.version_of(object) {
-            validate::object(object, &version.open_api, errors);
+    fn validate(&self, object: &Value, old: Option<&Value>, part: Part, errors: &mut Errors) {
+        let Some(version) = self.version_of(object) else { return };
+        match part {
+            Part::Status => validate::status(object, &version.open_api, errors),
+            _ => validate::object(object, &version.open_api, errors),
+        }
+        match &version.rules {
+            Some(_) if errors.blocks_rules() => errors.rules_not_checked(),
+            Some(rules) => rules.validate(object, old, errors),
+            None => {}
         }
     }
 }
@@ -94,11 +104,11 @@ impl Strategy for Custom {
     }
 
     fn validate_create(&self, object: &Value, errors: &mut Errors) {
-        self.validate(object, errors);
+        self.validate(object, None, Part::Main, errors);
     }
 
-    fn validate_update(&self, new: &Value, _old: &Value, _part: Part, errors: &mut Errors) {
-        self.validate(new, errors);
+    fn validate_update(&self, new: &Value, old: &Value, part: Part, errors: &mut Errors) {
+        self.validate(new, Some(old), part, errors);
     }
 
     fn generation(&self) -> Generation {

@@ -235,7 +235,7 @@ pub(crate) fn list(call: &Call, listed: &Listed) -> Response<ResponseBody> {
 
 fn list_meta(call: &Call, listed: &Listed) -> Map<String, Value> {
     let mut meta = Map::new();
-    if call.resource.custom {
+    if call.resource.custom && matches!(call.accept.form, Form::Object) {
         // Untyped lists always say whether they go on.
         meta.insert("continue".to_owned(), "".into());
     }

@@ -187,7 +187,8 @@ fn check_identity(call: &Call, name: &str, new: &mut Value, old: &Value) -> Resu
         Status::untyped(message)
     })?;
     if revision == 0 {
-        if !collection.strategy.unconditional_update() {
+        // A scale is written without a look at the rest of the object.
+        if !collection.strategy.unconditional_update() && call.info.subresource != "scale" {
             return Err(unconditional_refused(call, new));
         }
         object::set_meta(new, "resourceVersion", old.resource_version());

@@ -32,6 +32,7 @@ pub(crate) async fn answer(
             call.info.selected = std::mem::take(&mut call.info.name);
         }
     }
+    call.warn(call.resource.deprecation.clone());
     if call.info.subresource == "status" || call.info.subresource.is_empty() {
         if call.resource.collection.prefix.is_empty() {
             return subresources::virtual_resource(core, call, request).await;
