@@ -9,6 +9,7 @@ pub mod duration;
 mod histogram;
 mod keep_warm;
 mod policy;
+mod rule;
 mod sleeper;
 
 use std::fmt;
@@ -21,6 +22,7 @@ pub use policy::{
     ActivityRules, FirstResponse, Freed, IdleConnections, NodeSleep, RungCounts, RungWakes, SleepPolicy,
     SleepPolicySpec, SleepPolicyStatus, Transition, WakeFigures,
 };
+pub use rule::{Rule, rule};
 pub use sleeper::{Hold, Phase, Sleeper, SleeperNode, SleeperSpec, SleeperStatus, TargetRef};
 
 /// The CRDs of these kinds, YAML: their schemas, columns and texts.
@@ -40,8 +42,6 @@ pub const NEVER: &str = "never";
 pub const RUNG_ANNOTATION: &str = "elastic.darter.dev/rung";
 /// Pod annotation: since when, RFC 3339.
 pub const RUNG_SINCE_ANNOTATION: &str = "elastic.darter.dev/rung-since";
-/// Annotation of a workload at zero: the replicas that a wake brings back.
-pub const REPLICAS_ANNOTATION: &str = "elastic.darter.dev/replicas";
 
 /// How deep a pod sleeps: each rung is cheaper to keep than the one before it
 /// and slower to leave.

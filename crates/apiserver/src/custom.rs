@@ -13,6 +13,7 @@ use store::{Precondition, Range, Write};
 use crate::discovery::KindRef;
 use crate::kinds_table::{Kind, SchemaRef, Subresource};
 use crate::object::{self, Meta, map_mut};
+use crate::openapi::Published;
 use crate::pipeline::write::{self, Refused};
 use crate::resource::{Collection, Resource};
 use crate::state::Core;
@@ -239,6 +240,7 @@ fn rows(definition: &Value) -> Vec<Resource> {
             storage_hash: "".into(),
             schema: SchemaRef::Custom(Arc::new(schema)),
             definition: "".into(),
+            published: Some(Arc::new(published(version))),
         };
         rows.push(Resource {
             collection: Arc::clone(&collection),
@@ -257,6 +259,13 @@ fn rows(definition: &Value) -> Vec<Resource> {
         });
     }
     rows
+}
+
+/// What a version shows in OpenAPI.
+fn published(version: &Value) -> Published {
+    let fields = object::items(version, "selectableFields").iter().filter_map(|one| one["jsonPath"].as_str());
+    let fields = fields.map(|path| path.trim_start_matches('.').to_owned()).collect();
+    Published::new(object::at(version, "schema.openAPIV3Schema").clone(), fields)
 }
 
 /// The schema of a version; anything goes where there is none.

@@ -61,6 +61,8 @@ pub struct Kind {
     pub schema: SchemaRef,
     /// Name of its definition in OpenAPI; empty for custom kinds.
     pub definition: Cow<'static, str>,
+    /// What its definition says of it in OpenAPI; none for built-in kinds.
+    pub published: Option<Arc<crate::openapi::Published>>,
 }
 
 /// A subresource of a [`Kind`].
@@ -165,6 +167,7 @@ impl KindTable {
             storage_hash: Cow::Borrowed(attribute("hash=")),
             schema: SchemaRef::Builtin(self.library.get(definition)?.lazy_schema()),
             definition: self.library.get(definition)?.full_name().into(),
+            published: None,
         });
         Some(())
     }

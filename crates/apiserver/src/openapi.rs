@@ -3,7 +3,10 @@
 
 mod custom;
 mod definitions;
+mod documents;
 mod operations;
+mod protobuf;
+mod published;
 
 use std::collections::BTreeSet;
 
@@ -14,16 +17,15 @@ use crate::discovery::{Document, KindRef, Served, Version};
 use crate::kinds_table::Kind;
 
 use definitions::{Definitions, Style};
+pub(crate) use documents::Documents;
 use operations::Operations;
-
-/// Where the `openAPIV3Schema` of custom kinds is found.
-pub type CustomSchemas<'a> = &'a dyn Fn(&Kind) -> Option<Value>;
+pub use published::Published;
 
 /// `/openapi/v3`: every document with a hash of its content.
-pub fn v3_index(served: &Served, schemas: CustomSchemas<'_>) -> Document {
+pub fn v3_index(served: &Served) -> Document {
     let mut paths = Map::new();
     for name in document_names(served) {
-        let hash = fingerprint(served, &name, schemas);
+        let hash = fingerprint(served, &name);
         paths.insert(name.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{name}?hash={hash}")}));
     }
     Document::new(Bytes::from(json!({ "paths": paths }).to_string()))
@@ -31,7 +33,7 @@ pub fn v3_index(served: &Served, schemas: CustomSchemas<'_>) -> Document {
 
 /// `/openapi/v3/NAME`: the document of a group and version, such as
 /// `apis/apps/v1`; its validator is the hash that the index names.
-pub fn v3(served: &Served, name: &str, schemas: CustomSchemas<'_>) -> Option<Document> {
+pub fn v3(served: &Served, name: &str) -> Option<Document> {
     if !document_names(served).contains(name) {
         return None;
     }
@@ -41,9 +43,8 @@ pub fn v3(served: &Served, name: &str, schemas: CustomSchemas<'_>) -> Option<Doc
     let mut definitions = Definitions::new(Style::V3, own.into_iter().collect());
     if let Some(version) = custom_version(served, name) {
         for kind in customs(version) {
-            let schema = schemas(kind);
             paths.extend(custom::paths(kind));
-            definitions.add_custom(kind, schema.as_ref());
+            definitions.add_custom(kind);
         }
     }
     let paths = Value::Object(paths);
@@ -62,11 +63,11 @@ pub fn v3(served: &Served, name: &str, schemas: CustomSchemas<'_>) -> Option<Doc
         "paths": paths,
         "components": components,
     });
-    Some(Document { body: Bytes::from(document.to_string()), etag: fingerprint(served, name, schemas) })
+    Some(Document { body: Bytes::from(document.to_string()), etag: fingerprint(served, name) })
 }
 
 /// `/openapi/v2`: everything in one document.
-pub fn v2(served: &Served, schemas: CustomSchemas<'_>) -> Document {
+pub fn v2(served: &Served) -> Value {
     let names = document_names(served);
     let mut paths = Operations::builtin().paths(|document| names.contains(document));
     let versions = served
@@ -78,15 +79,14 @@ pub fn v2(served: &Served, schemas: CustomSchemas<'_>) -> Document {
     for name in &names {
         let Some(version) = custom_version(served, name) else { continue };
         for kind in customs(version) {
-            let schema = schemas(kind);
             paths.extend(custom::paths(kind));
-            definitions.add_custom(kind, schema.as_ref());
+            definitions.add_custom(kind);
         }
     }
     let paths: Map<String, Value> = paths.into_iter().map(|(path, item)| (path, operations::to_v2(item))).collect();
     let paths = Value::Object(paths);
     definitions.require(&paths);
-    let document = json!({
+    json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": "unversioned"},
         "paths": paths,
@@ -94,8 +94,7 @@ pub fn v2(served: &Served, schemas: CustomSchemas<'_>) -> Document {
         "securityDefinitions": {"BearerToken": {"type": "apiKey", "description": "Bearer Token authentication",
             "name": "authorization", "in": "header"}},
         "security": [{"BearerToken": []}],
-    });
-    Document::new(Bytes::from(document.to_string()))
+    })
 }
 
 /// Names of the documents, built-in ones and those of custom groups.
@@ -124,15 +123,40 @@ fn customs(version: &Version) -> impl Iterator<Item = &Kind> {
 }
 
 /// Changes whenever the document does: a hash of what it is made from.
-fn fingerprint(served: &Served, name: &str, schemas: CustomSchemas<'_>) -> String {
+fn fingerprint(served: &Served, name: &str) -> String {
     let mut text = format!("{} {name}", env!("CARGO_PKG_VERSION"));
     if let Some(version) = custom_version(served, name) {
         for kind in customs(version) {
-            text.push_str(&format!("{:?}{}{:?}", kind.gvk, kind.resource, kind.subresources));
-            text.push_str(&schemas(kind).unwrap_or_default().to_string());
+            describe(kind, &mut text);
         }
     }
     Document::new(Bytes::from(text)).etag
+}
+
+/// The same, if there is such a document.
+fn fingerprint_of(served: &Served, name: &str) -> Option<String> {
+    document_names(served).contains(name).then(|| fingerprint(served, name))
+}
+
+/// Changes whenever the one document of version 2 does.
+fn fingerprint_of_all(served: &Served, form: &str) -> String {
+    let mut text = format!("{} {form}", env!("CARGO_PKG_VERSION"));
+    for group in served.groups() {
+        for version in &group.versions {
+            text.push_str(&format!("{}/{}", group.name, version.name));
+            customs(version).for_each(|kind| describe(kind, &mut text));
+        }
+    }
+    Document::new(Bytes::from(text)).etag
+}
+
+/// All of a custom kind that its documents show.
+fn describe(kind: &Kind, text: &mut String) {
+    let digest = kind.published.as_ref().map(|published| published.digest()).unwrap_or_default();
+    text.push_str(&format!(
+        "{:?}{}{}{}{:?}{digest}",
+        kind.gvk, kind.resource, kind.list_kind, kind.namespaced, kind.subresources
+    ));
 }
 
 #[cfg(test)]

@@ -147,17 +147,31 @@ fn root_paths(core: &Core) -> Vec<String> {
     paths
 }
 
-/// OpenAPI. Upstream answers every method on `/openapi/v2`.
+const JSON: &str = "application/json";
+/// The media type of OpenAPI v2 in protobuf, and the name that it had before,
+/// which clients still ask for.
+const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const OPENAPI_V2_PROTOBUF_BEFORE: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// OpenAPI. Upstream answers every method on `/openapi/v2`. Version 3 is JSON
+/// only: no client asks for another form.
 fn openapi(core: &Core, method: &Method, headers: &HeaderMap, path: &str, query: &Query) -> Response<ResponseBody> {
     let served = core.catalog.served();
-    let schemas = |_: &crate::kinds_table::Kind| None;
     match path {
-        "/openapi/v2" => document_answer(openapi::v2(&served, &schemas), "application/json", headers),
+        "/openapi/v2" => match openapi_v2_form(headers) {
+            Some(JSON) => document_answer(core.documents.v2(&served), JSON, headers),
+            Some(form) => document_answer(core.documents.v2_protobuf(&served), form, headers),
+            None => {
+                let mut response = render::respond(406, JSON, Bytes::new());
+                response.headers_mut().remove(header::CONTENT_TYPE);
+                response
+            }
+        },
         _ if *method != Method::GET => not_found(),
-        "/openapi/v3" => document_answer(openapi::v3_index(&served, &schemas), "text/plain; charset=utf-8", headers),
+        "/openapi/v3" => document_answer(openapi::v3_index(&served), "text/plain; charset=utf-8", headers),
         _ => {
             let name = path.trim_start_matches("/openapi/v3/");
-            let Some(document) = openapi::v3(&served, name, &schemas) else { return not_found() };
+            let Some(document) = core.documents.v3(&served, name) else { return not_found() };
             // A client that asks for content that is gone is sent to the present one.
             if query.get("hash").is_some_and(|hash| hash != document.etag) {
                 let mut response = render::respond(301, "text/plain; charset=utf-8", Bytes::new());
@@ -167,9 +181,25 @@ fn openapi(core: &Core, method: &Method, headers: &HeaderMap, path: &str, query:
                 }
                 return response;
             }
-            document_answer(document, "application/json", headers)
+            document_answer(document, JSON, headers)
         }
     }
+}
+
+/// The first media range that can be answered decides.
+fn openapi_v2_form(headers: &HeaderMap) -> Option<&'static str> {
+    let header = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+    let weight = |range: &str| {
+        let quality = range.split(';').find_map(|part| part.trim().strip_prefix("q="));
+        quality.and_then(|text| text.trim().parse().ok()).unwrap_or(1.0_f32)
+    };
+    let mut ranges: Vec<&str> = header.split(',').collect();
+    ranges.sort_by(|a, b| weight(b).total_cmp(&weight(a)));
+    ranges.iter().find_map(|range| match range.split(';').next().unwrap_or_default().trim() {
+        JSON | "application/*" | "*/*" | "*" | "" => Some(JSON),
+        OPENAPI_V2_PROTOBUF | OPENAPI_V2_PROTOBUF_BEFORE => Some(OPENAPI_V2_PROTOBUF),
+        _ => None,
+    })
 }
 
 /// Discovery: plain, or aggregated where the client asks for it.

@@ -1,8 +1,12 @@
 //! `metrics.k8s.io/v1beta1`: what nodes and pods use, measured by their node
 //! agents when somebody asks. Keeps only the last CPU readings, to tell rates;
 //! it samples nothing by itself.
+//!
+//! Rates are told over 15 s or longer. Who looks more often and wants to see a
+//! change sooner asks with `window=1s` or more, a parameter that other servers
+//! of this API do not know and ignore.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use api::gvk::{GroupResource, GroupVersion, GroupVersionKind};
@@ -28,19 +32,21 @@ pub(crate) const GROUP: &str = "metrics.k8s.io";
 const VERSION: &str = "v1beta1";
 /// Node agents asked at a time.
 const NODES_AT_ONCE: usize = 16;
-/// A reading this old or older makes room for the next one; a younger one
-/// stays the base, so that rates are never told over an instant.
+/// The window of rates unless a shorter one is asked for; no reading is kept
+/// that is older than the newest of this age.
 const RESOLUTION: SignedDuration = SignedDuration::from_secs(15);
-/// Two readings closer than this tell no rate.
+/// Two readings closer than this tell no rate, and only one of them is kept.
 const SHORTEST_WINDOW: SignedDuration = SignedDuration::from_secs(1);
-/// CPU readings kept at most; past it all are forgotten, and rates are told
-/// since the containers' starts.
+/// Nodes and containers whose CPU readings are kept; past it all are forgotten,
+/// and rates are told since the containers' starts. Of each there are at most as
+/// many as shortest windows in the resolution, and two.
 const READINGS_LIMIT: usize = 200_000;
 
 /// The last CPU readings, by what was read.
 #[derive(Default)]
 pub(crate) struct Readings {
-    seen: Mutex<HashMap<String, Reading>>,
+    /// From the oldest to the newest.
+    seen: Mutex<HashMap<String, VecDeque<Reading>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -59,22 +65,29 @@ struct Rate {
 }
 
 impl Readings {
-    /// The rate since the last reading, or since `started` if there is none.
-    fn rate(&self, key: &str, now: Reading, started: Timestamp) -> Option<Rate> {
+    /// The rate since the newest reading that is `window` old or older, else
+    /// since the oldest one, or since `started` if there is none.
+    fn rate(&self, key: &str, now: Reading, started: Timestamp, window: SignedDuration) -> Option<Rate> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let base = seen.get(key).copied().filter(|last| {
-            // A smaller counter is another container's of the same name.
-            last.cpu <= now.cpu && last.at >= started && now.at.duration_since(last.at) >= SHORTEST_WINDOW
-        });
-        let known = seen.get(key).is_some_and(|last| last.at >= started);
-        if !known || base.is_some_and(|base| now.at.duration_since(base.at) >= RESOLUTION) {
-            if seen.len() >= READINGS_LIMIT {
-                seen.clear();
-            }
-            seen.insert(key.to_owned(), now);
+        if seen.len() >= READINGS_LIMIT && !seen.contains_key(key) {
+            seen.clear();
+        }
+        let past = seen.entry(key.to_owned()).or_default();
+        // A smaller counter is another container's of the same name.
+        if past.back().is_some_and(|last| last.cpu > now.cpu || last.at < started) {
+            past.clear();
+        }
+        let age = |reading: &Reading| now.at.duration_since(reading.at);
+        let old_enough = past.iter().rev().find(|reading| age(reading) >= window);
+        let base = old_enough.or(past.front()).filter(|reading| age(reading) >= SHORTEST_WINDOW).copied();
+        if past.back().is_none_or(|last| age(last) >= SHORTEST_WINDOW) {
+            past.push_back(now);
+        }
+        while past.get(1).is_some_and(|second| age(second) >= RESOLUTION) {
+            past.pop_front();
         }
         let base = base.unwrap_or(Reading { at: started, cpu: 0 });
-        let window = now.at.duration_since(base.at);
+        let window = age(&base);
         let nanoseconds = u64::try_from(window.as_nanos()).ok().filter(|ns| *ns > 0)?;
         let used = u128::from(now.cpu - base.cpu) * 1_000_000_000 / u128::from(nanoseconds);
         Some(Rate { nanocores: u64::try_from(used).ok()?, window })
@@ -100,6 +113,7 @@ pub(crate) fn kinds() -> Vec<Arc<Kind>> {
             storage_hash: "".into(),
             schema: SchemaRef::Custom(Arc::new(Schema::default())),
             definition: "".into(),
+            published: None,
         })
     };
     vec![kind("nodes", "NodeMetrics", "NodeMetricsList", false), kind("pods", "PodMetrics", "PodMetricsList", true)]
@@ -110,6 +124,8 @@ struct Wanted<'a> {
     info: &'a RequestInfo,
     labels: Selector,
     fields: FieldSelector,
+    /// Of rates.
+    window: SignedDuration,
 }
 
 impl Wanted<'_> {
@@ -145,10 +161,13 @@ pub(crate) async fn answer(
     }
     let accept = negotiate::accept(headers, false, false, query.truthy("pretty"))?;
     let bad = |error: &dyn std::fmt::Display| Status::bad_request(error.to_string());
+    let window = query.get("window").map(str::parse::<SignedDuration>).transpose();
+    let window = window.map_err(|error| bad(&format!("window: {error}")))?.unwrap_or(RESOLUTION);
     let wanted = Wanted {
         info,
         labels: Selector::parse(query.get("labelSelector").unwrap_or_default()).map_err(|error| bad(&error))?,
         fields: FieldSelector::parse(query.get("fieldSelector").unwrap_or_default()).map_err(|error| bad(&error))?,
+        window: window.clamp(SHORTEST_WINDOW, RESOLUTION),
     };
     let items = if namespaced { pods(core, &wanted).await? } else { nodes(core, &wanted).await? };
     let kind = if namespaced { "PodMetrics" } else { "NodeMetrics" };
@@ -179,7 +198,7 @@ async fn nodes(core: &Core, wanted: &Wanted<'_>) -> Result<Vec<Value>, Status> {
     let summaries = summaries(core, names).await;
     let items = nodes.iter().filter_map(|node| {
         let summary = &summaries.get(node.name())?["node"];
-        let usage = usage(&core.readings, &format!("node/{}", node.name()), summary)?;
+        let usage = usage(&core.readings, &format!("node/{}", node.name()), summary, wanted.window)?;
         let mut item = measured(node, usage.at, usage.rate.window);
         item["usage"] = usage.quantities();
         Some(item)
@@ -205,7 +224,7 @@ async fn pods(core: &Core, wanted: &Wanted<'_>) -> Result<Vec<Value>, Status> {
         for container in object::items(summary, "containers") {
             let name = container["name"].as_str()?;
             // A pod is told whole or not at all, as a sum would mislead.
-            let usage = usage(&core.readings, &format!("{}/{name}", pod.uid()), container)?;
+            let usage = usage(&core.readings, &format!("{}/{name}", pod.uid()), container, wanted.window)?;
             let (at, window) = times.unwrap_or((usage.at, usage.rate.window));
             times = Some((at.min(usage.at), window.max(usage.rate.window)));
             containers.push(json!({"name": name, "usage": usage.quantities()}));
@@ -257,12 +276,12 @@ impl Usage {
 }
 
 /// Of a node's or a container's part of a summary.
-fn usage(readings: &Readings, key: &str, summary: &Value) -> Option<Usage> {
+fn usage(readings: &Readings, key: &str, summary: &Value, window: SignedDuration) -> Option<Usage> {
     let at: Timestamp = object::text(summary, "cpu.time").parse().ok()?;
     let started: Timestamp = summary["startTime"].as_str()?.parse().ok()?;
     let reading = Reading { at, cpu: object::at(summary, "cpu.usageCoreNanoSeconds").as_u64()? };
     let memory = object::at(summary, "memory.workingSetBytes").as_u64()?;
-    Some(Usage { at, rate: readings.rate(key, reading, started)?, memory })
+    Some(Usage { at, rate: readings.rate(key, reading, started, window)?, memory })
 }
 
 fn measured(object: &Value, at: Timestamp, window: SignedDuration) -> Value {
@@ -291,33 +310,47 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_told_since_the_start_and_then_since_the_last_reading_that_is_old_enough() {
+    fn a_rate_is_told_since_the_start_and_then_since_a_reading_that_is_old_enough() {
         let readings = Readings::default();
         let started = at(0, 0).at;
-        let rate = |seconds, cpu| {
-            let rate = readings.rate("a", at(seconds, cpu), started).unwrap();
+        let rate = |seconds, cpu, window| {
+            let rate = readings.rate("a", at(seconds, cpu), started, SignedDuration::from_secs(window)).unwrap();
             (rate.nanocores, rate.window.as_secs())
         };
-        assert_eq!(rate(10, 5_000_000_000), (500_000_000, 10));
+        assert_eq!(rate(10, 5_000_000_000, 15), (500_000_000, 10));
         // Within the same second: the base is the start again.
-        assert_eq!(rate(10, 5_000_000_000), (500_000_000, 10));
-        assert_eq!(rate(20, 6_000_000_000), (100_000_000, 10));
-        // The first reading is still the base, as it was younger than 15 s.
-        assert_eq!(rate(26, 7_600_000_000), (162_500_000, 16));
-        // Now the reading at 26 s is.
-        assert_eq!(rate(28, 9_600_000_000), (1_000_000_000, 2));
+        assert_eq!(rate(10, 5_000_000_000, 15), (500_000_000, 10));
+        assert_eq!(rate(20, 6_000_000_000, 15), (100_000_000, 10));
+        assert_eq!(rate(26, 7_600_000_000, 15), (162_500_000, 16));
+        // The one at 10 s is still the newest that is old enough,
+        assert_eq!(rate(28, 9_600_000_000, 15), (255_555_555, 18));
+        // unless less is asked for.
+        assert_eq!(rate(28, 9_600_000_000, 1), (1_000_000_000, 2));
+        assert_eq!(rate(28, 9_600_000_000, 5), (450_000_000, 8));
+    }
+
+    #[test]
+    fn readings_are_kept_no_longer_and_no_closer_than_they_are_used() {
+        let readings = Readings::default();
+        for tenth in 0..1000_u64 {
+            let at = Timestamp::from_millisecond(1_000_000_000 + 100 * tenth as i64).unwrap();
+            let reading = Reading { at, cpu: tenth };
+            readings.rate("a", reading, Timestamp::UNIX_EPOCH, SHORTEST_WINDOW);
+        }
+        let kept = readings.seen.lock().unwrap()["a"].len();
+        assert!((15..=17).contains(&kept), "{kept}");
     }
 
     #[test]
     fn a_new_container_of_the_same_name_begins_anew() {
         let readings = Readings::default();
-        readings.rate("a", at(100, 50_000_000_000), at(0, 0).at);
-        let rate = readings.rate("a", at(130, 2_000_000_000), at(120, 0).at).unwrap();
+        readings.rate("a", at(100, 50_000_000_000), at(0, 0).at, RESOLUTION);
+        let rate = readings.rate("a", at(130, 2_000_000_000), at(120, 0).at, RESOLUTION).unwrap();
         assert_eq!((rate.nanocores, rate.window.as_secs()), (200_000_000, 10));
     }
 
     #[test]
     fn nothing_is_told_over_no_time() {
-        assert!(Readings::default().rate("a", at(0, 1), at(0, 0).at).is_none());
+        assert!(Readings::default().rate("a", at(0, 1), at(0, 0).at, RESOLUTION).is_none());
     }
 }

@@ -43,6 +43,8 @@ pub(crate) struct Core {
     pub(crate) writes: Semaphore,
     /// What nodes and pods had used when somebody asked last.
     pub(crate) readings: crate::resource_metrics::Readings,
+    /// OpenAPI documents made lately.
+    pub(crate) documents: crate::openapi::Documents,
     /// Ends watches and streams.
     pub(crate) shutdown: CancellationToken,
     /// Parsed settings.
@@ -73,6 +75,7 @@ impl Core {
             reads: Semaphore::new(READS_IN_FLIGHT),
             writes: Semaphore::new(WRITES_IN_FLIGHT),
             readings: crate::resource_metrics::Readings::default(),
+            documents: crate::openapi::Documents::default(),
             shutdown: CancellationToken::new(),
             settings,
         }

@@ -32,6 +32,7 @@ pub mod leader;
 pub mod queue;
 pub mod reflector;
 pub mod runner;
+pub mod zones;
 
 #[cfg(test)]
 mod fake;

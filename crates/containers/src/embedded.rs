@@ -336,9 +336,17 @@ impl Runtime for EmbeddedRuntime {
         self.inner.paging.swap().map(drop)
     }
 
+    async fn offer_paging(&self) -> Result<(), String> {
+        let _once = self.inner.paging.setting_up().await;
+        if !self.inner.paging.was_set_up() {
+            // Its failure is the reason that the next line gives.
+            let _reason = self.set_up_paging(self.swap_config()).await;
+        }
+        self.paging()
+    }
+
     async fn page_out(&self, id: &SandboxId) -> Result<PagedOut, RuntimeError> {
-        let (inner, sandbox) = (Arc::clone(&self.inner), self.inner.find_sandbox(id)?);
-        blocking(move || inner.page_out(&sandbox)).await
+        self.inner.page_out(self.inner.find_sandbox(id)?).await
     }
 
     async fn record_working_set(&self, id: &SandboxId) -> Result<WorkingSetSize, RuntimeError> {

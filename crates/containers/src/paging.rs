@@ -5,12 +5,14 @@
 mod areas;
 mod bring_back;
 mod push;
+mod reclaim;
 mod resident;
 mod syscalls;
 mod working_set;
 
 pub(crate) use self::bring_back::bring_back;
-pub(crate) use self::push::push;
+pub(crate) use self::push::{Pushed, push};
+pub(crate) use self::reclaim::reclaim;
 pub(crate) use self::syscalls::page_size;
 pub(crate) use self::working_set::WorkingSet;
 
@@ -26,6 +28,8 @@ type Range = std::ops::Range<u64>;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub(crate) resident: u64,
+    /// Of it what no file holds.
+    pub(crate) anonymous: u64,
     pub(crate) swapped: u64,
 }
 
@@ -37,13 +41,15 @@ impl Usage {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.strip_suffix("kB"));
             line.and_then(|kib| kib.trim().parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
         };
-        Some(Self { resident: field("Pss"), swapped: field("SwapPss") })
+        let anonymous = field("Pss_Anon") + field("Pss_Shmem");
+        Some(Self { resident: field("Pss"), anonymous, swapped: field("SwapPss") })
     }
 
     /// Of several.
     pub(crate) fn sum(pids: &[u32]) -> Self {
         pids.iter().filter_map(|pid| Self::of(*pid)).fold(Self::default(), |sum, usage| Self {
             resident: sum.resident + usage.resident,
+            anonymous: sum.anonymous + usage.anonymous,
             swapped: sum.swapped + usage.swapped,
         })
     }

@@ -632,8 +632,15 @@ pub trait Runtime: Send + Sync + 'static {
     fn paging(&self) -> Result<(), String> {
         Err("paged out is not offered: this runtime has no such thing".to_owned())
     }
-    /// Moves the memory of a frozen sandbox to swap. A thaw meanwhile takes no
-    /// longer than without it and ends it.
+    /// As [`Runtime::paging`], after setting up what it needs, if nobody has:
+    /// an idle machine pays nothing for a rung that nobody uses.
+    async fn offer_paging(&self) -> Result<(), String> {
+        self.paging()
+    }
+    /// Moves the memory of a frozen sandbox to swap; waits for its turn when
+    /// others are being paged out. A thaw meanwhile takes no longer than
+    /// without it and ends it. An error leaves the sandbox as usable as before,
+    /// with some of it paged out perhaps.
     async fn page_out(&self, id: &SandboxId) -> Result<PagedOut, RuntimeError> {
         let reason = format!("this runtime cannot do it for sandbox {}", id.0);
         Err(RuntimeError::NotOffered { what: "paging out", reason })

@@ -83,6 +83,8 @@ pub struct Offered {
     pub held_in_bytes: Option<u64>,
     /// Too little is left to page anything out.
     pub full: bool,
+    /// Our device; `None` when swap is the machine's.
+    pub device: Option<PathBuf>,
 }
 
 /// Swap, set up. Dropping it leaves everything as it is.
@@ -153,12 +155,13 @@ impl Swap {
         let mut held_in_bytes = None;
         if let Some(own) = &self.own {
             let used = own.device.memory_used().map_err(step("read the zram device's use"))?;
-            // Past its limit the device fails writes; others may have room.
-            let others = areas::free(areas.iter().filter(|area| area.path != own.device.path()));
-            full |= used + RESERVE_BYTES > own.limit_bytes && others < RESERVE_BYTES;
+            // Past its limit the device fails writes, and the kernel goes on to
+            // choose it while it has room for pages.
+            let chosen = areas.iter().any(|area| area.path == own.device.path() && area.used_bytes < area.size_bytes);
+            full |= chosen && used + RESERVE_BYTES > own.limit_bytes;
             held_in_bytes = Some(used);
         }
-        Ok(Offered { total_bytes, free_bytes, held_in_bytes, full })
+        Ok(Offered { total_bytes, free_bytes, held_in_bytes, full, device: self.device() })
     }
 
     /// The compression of our own device.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use app::App;
-use containers::runtime::paging::PageOutEnd;
+use containers::runtime::paging::{PageOutEnd, PagedOut};
 use containers::runtime::{ContainerState, Runtime as _, RuntimeError};
 use containers::swap::SwapConfig;
 use machine::Machine;
@@ -36,9 +36,9 @@ async fn set_up(machine: &Machine, bytes: u64) -> PathBuf {
         ..machine.runtime.swap_config()
     };
     machine.runtime.set_up_paging(config).await.unwrap();
-    let swaps = std::fs::read_to_string("/proc/swaps").unwrap();
-    let line = swaps.lines().find(|line| line.trim_end().ends_with("1000")).expect("our device is on");
-    PathBuf::from(line.split_whitespace().next().unwrap())
+    let device = machine.runtime.swap().await.unwrap().device.expect("a device of our own");
+    assert!(is_on(&device));
+    device
 }
 
 async fn machine(swap_bytes: u64) -> (Machine, PathBuf) {
@@ -64,7 +64,7 @@ async fn memory_goes_to_swap_and_comes_back_intact() {
     let _alone = app::alone().await;
     let (machine, device) = machine(512 * MB).await;
     machine.runtime.paging().unwrap();
-    let app = App::start(&machine, 200 << 20, None).await;
+    let app = App::start(&machine, 200 << 20, |_| {}).await;
     let before = app.resident();
     assert!(before > 200 * MB);
     let error = machine.runtime.page_out(&app.sandbox).await.unwrap_err();
@@ -91,21 +91,16 @@ async fn memory_goes_to_swap_and_comes_back_intact() {
     finish(machine, &device).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wake_during_paging_out_does_not_wait_for_it() {
-    let _alone = app::alone().await;
-    let (machine, device) = machine(512 * MB).await;
-    let app = App::start(&machine, 100 << 20, None).await;
+/// Pages the app out and wakes it once it has lost 5 MB.
+async fn wake_during_paging_out(machine: &Machine, app: &App<'_>) -> PagedOut {
     machine.runtime.freeze(&app.sandbox).await.unwrap();
-    let request = app.send("touch 4096").await;
+    let (request, before) = (app.send("touch 4096").await, app.resident());
     let paging = {
         let (runtime, sandbox) = (machine.runtime.clone(), app.sandbox.clone());
         tokio::spawn(async move { runtime.page_out(&sandbox).await })
     };
-    while machine.runtime.swap().await.unwrap().held_in_bytes.unwrap() < 10 * MB {
-        if paging.is_finished() {
-            panic!("it ended first: {:?}", paging.await.unwrap());
-        }
+    while app.resident() + 5 * MB > before {
+        assert!(!paging.is_finished(), "it ended first");
     }
     let begun = Instant::now();
     machine.runtime.thaw(&app.sandbox).unwrap();
@@ -115,8 +110,50 @@ async fn a_wake_during_paging_out_does_not_wait_for_it() {
     let paged = paging.await.unwrap().unwrap();
     println!("thaw {thawed:?}, answer {answered:?}, page_out ended after {:?}: {paged:?}", begun.elapsed());
     assert_eq!(paged.end, PageOutEnd::Woken);
-    assert!(paged.pushed_bytes < 90 * MB, "{paged:?}");
     assert!(thawed < Duration::from_millis(50), "{thawed:?}");
+    paged
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wake_during_paging_out_does_not_wait_for_it() {
+    let _alone = app::alone().await;
+    let (machine, device) = machine(512 * MB).await;
+    let app = App::start(&machine, 100 << 20, |_| {}).await;
+    let paged = wake_during_paging_out(&machine, &app).await;
+    assert!(paged.pushed_bytes < 90 * MB, "{paged:?}");
+    assert_eq!(app.ask("check").await, "intact");
+    finish(machine, &device).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_is_woken_at_any_instant_is_intact() {
+    const ROUNDS: usize = 100;
+    let _alone = app::alone().await;
+    let (machine, device) = machine(256 * MB).await;
+    let app = App::start(&machine, 20 << 20, |config| config.env.push(("PROCESSES".into(), "2".into()))).await;
+    let mut ends = Vec::new();
+    for round in 0..ROUNDS {
+        machine.runtime.freeze(&app.sandbox).await.unwrap();
+        let request = app.send("touch 2097152").await;
+        let paging = {
+            let (runtime, sandbox) = (machine.runtime.clone(), app.sandbox.clone());
+            tokio::spawn(async move { runtime.page_out(&sandbox).await })
+        };
+        // Some time, another one in every round: from none to all that it takes.
+        for _ in 0..round * 37 % 101 * 10 {
+            app.resident();
+        }
+        machine.runtime.bring_back(&app.sandbox).unwrap();
+        machine.runtime.thaw(&app.sandbox).unwrap();
+        assert!(app::answer(request).starts_with("sum "));
+        match paging.await.unwrap() {
+            Ok(paged) => ends.push(paged.end),
+            Err(error) => assert!(matches!(error, RuntimeError::State { .. }), "{error:?}"),
+        }
+        machine.runtime.record_working_set(&app.sandbox).await.unwrap();
+    }
+    let count = |end| ends.iter().filter(|have| **have == end).count();
+    println!("{} complete, {} woken of {ROUNDS}", count(PageOutEnd::Complete), count(PageOutEnd::Woken));
     assert_eq!(app.ask("check").await, "intact");
     finish(machine, &device).await;
 }
@@ -125,7 +162,7 @@ async fn a_wake_during_paging_out_does_not_wait_for_it() {
 async fn full_swap_ends_it_and_harms_nothing() {
     let _alone = app::alone().await;
     let (machine, device) = machine(64 * MB).await;
-    let app = App::start(&machine, 90 << 20, None).await;
+    let app = App::start(&machine, 90 << 20, |_| {}).await;
     machine.runtime.freeze(&app.sandbox).await.unwrap();
     let paged = machine.runtime.page_out(&app.sandbox).await.unwrap();
     assert_eq!(paged.end, PageOutEnd::SwapFull);
@@ -150,7 +187,7 @@ async fn a_device_at_its_memory_limit_counts_as_full() {
         ..machine.runtime.swap_config()
     };
     machine.runtime.set_up_paging(config).await.unwrap();
-    let app = App::start(&machine, 100 << 20, None).await;
+    let app = App::start(&machine, 100 << 20, |_| {}).await;
     machine.runtime.freeze(&app.sandbox).await.unwrap();
     let paged = machine.runtime.page_out(&app.sandbox).await.unwrap();
     let swap = machine.runtime.swap().await.unwrap();
@@ -158,7 +195,7 @@ async fn a_device_at_its_memory_limit_counts_as_full() {
     assert!(swap.held_in_bytes.unwrap() <= 32 * MB && swap.free_bytes > 300 * MB, "{swap:?}");
     machine.runtime.thaw(&app.sandbox).unwrap();
     assert_eq!(app.ask("check").await, "intact");
-    machine.finish().await;
+    finish(machine, &swap.device.unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,7 +203,7 @@ async fn a_new_agent_finds_the_device_and_what_is_paged_out() {
     let _alone = app::alone().await;
     let (mut machine, device) = machine(512 * MB).await;
     let (sandbox, container, pid) = {
-        let app = App::start(&machine, 50 << 20, None).await;
+        let app = App::start(&machine, 50 << 20, |_| {}).await;
         machine.runtime.freeze(&app.sandbox).await.unwrap();
         machine.runtime.page_out(&app.sandbox).await.unwrap();
         (app.sandbox, app.container, app.pid)
@@ -191,7 +228,7 @@ async fn a_new_agent_finds_the_device_and_what_is_paged_out() {
 async fn what_an_app_used_comes_back_before_it_runs() {
     let _alone = app::alone().await;
     let (machine, device) = machine(512 * MB).await;
-    let app = App::start(&machine, 50 << 20, None).await;
+    let app = App::start(&machine, 50 << 20, |_| {}).await;
     let sleep = async || {
         machine.runtime.freeze(&app.sandbox).await.unwrap();
         let paged = machine.runtime.page_out(&app.sandbox).await.unwrap();
@@ -235,7 +272,7 @@ async fn what_an_app_used_comes_back_before_it_runs() {
 async fn processes_that_ended_are_passed_by() {
     let _alone = app::alone().await;
     let (machine, device) = machine(512 * MB).await;
-    let app = App::start(&machine, 20 << 20, None).await;
+    let app = App::start(&machine, 20 << 20, |_| {}).await;
     machine.runtime.freeze(&app.sandbox).await.unwrap();
     machine.runtime.page_out(&app.sandbox).await.unwrap();
     machine.runtime.thaw(&app.sandbox).unwrap();
@@ -251,13 +288,42 @@ async fn processes_that_ended_are_passed_by() {
     finish(machine, &device).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn many_are_paged_out_a_few_at_a_time_and_a_wake_takes_one_out_of_the_queue() {
+    let _alone = app::alone().await;
+    let (machine, device) = machine(256 * MB).await;
+    let mut apps = Vec::new();
+    for _ in 0..8 {
+        apps.push(App::start(&machine, 8 << 20, |_| {}).await);
+    }
+    for app in &apps {
+        machine.runtime.freeze(&app.sandbox).await.unwrap();
+    }
+    let (last, others) = apps.split_last().unwrap();
+    let outs = others.iter().map(|app| machine.runtime.page_out(&app.sandbox));
+    let (outs, last_out, ()) =
+        tokio::join!(futures_util::future::join_all(outs), machine.runtime.page_out(&last.sandbox), async {
+            machine.runtime.thaw(&last.sandbox).unwrap()
+        });
+    for out in outs {
+        assert_eq!(out.unwrap().end, PageOutEnd::Complete);
+    }
+    let last_out = last_out.unwrap();
+    assert_eq!((last_out.end, last_out.pushed_bytes), (PageOutEnd::Woken, 0));
+    for app in &apps {
+        machine.runtime.thaw(&app.sandbox).unwrap();
+        assert_eq!(app.ask("check").await, "intact");
+    }
+    finish(machine, &device).await;
+}
+
 /// A limit on memory and one on memory and swap together, both barely above
 /// what the app has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_memory_limit_neither_kills_nor_swaps_an_app_that_is_paged_out() {
     let _alone = app::alone().await;
     let (machine, device) = machine(512 * MB).await;
-    let app = App::start(&machine, 60 << 20, Some(72 << 20)).await;
+    let app = App::start(&machine, 60 << 20, |config| config.resources.memory_limit_bytes = Some(72 << 20)).await;
     let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", app.pid)).unwrap();
     let group = groups.lines().find_map(|line| line.split_once(":memory:")).map(|(_, path)| path.to_owned());
     if let Some(group) = group {
@@ -285,5 +351,28 @@ async fn a_memory_limit_neither_kills_nor_swaps_an_app_that_is_paged_out() {
     let state = machine.ended(&greedy).await.state;
     let ContainerState::Exited { exit_code, reason, .. } = state else { panic!("{state:?}") };
     assert_eq!((exit_code, reason.as_str()), (137, "OOMKilled"));
+    finish(machine, &device).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_processes_share_after_a_fork_is_paged_out_too() {
+    let _alone = app::alone().await;
+    let (machine, device) = machine(512 * MB).await;
+    let app = App::start(&machine, 60 << 20, |config| config.env.push(("PROCESSES".into(), "3".into()))).await;
+    wake_during_paging_out(&machine, &app).await;
+    assert_eq!(app.ask("check").await, "intact");
+    for _ in 0..2 {
+        machine.runtime.freeze(&app.sandbox).await.unwrap();
+        let begun = Instant::now();
+        let paged = machine.runtime.page_out(&app.sandbox).await.unwrap();
+        println!("{paged:?} in {:?}", begun.elapsed());
+        assert_eq!((paged.end, paged.processes), (PageOutEnd::Complete, 3));
+        assert!(paged.resident_before_bytes < 80 * MB, "shared pages count once: {paged:?}");
+        assert!(paged.resident_after_bytes * 10 < paged.resident_before_bytes, "{paged:?}");
+        assert!(paged.swapped_bytes > 58 * MB, "{paged:?}");
+        let request = app.send("check").await;
+        machine.runtime.thaw(&app.sandbox).unwrap();
+        assert_eq!(app::answer(request), "intact");
+    }
     finish(machine, &device).await;
 }

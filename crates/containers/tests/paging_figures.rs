@@ -65,7 +65,7 @@ async fn wakes_and_paging_out_are_measured() {
     let begun = Instant::now();
     machine.runtime.set_up_paging(config).await.unwrap();
     println!("device made in {:?}", begun.elapsed());
-    let app = App::start(&machine, HEAP, None).await;
+    let app = App::start(&machine, HEAP, |_| {}).await;
     let load = || std::fs::read_to_string("/proc/loadavg").unwrap();
     println!("load before: {}", load().trim());
     for megabytes in [1, 5, 20] {

@@ -1,6 +1,6 @@
 //! Sandboxes with a user namespace of their own, on the real kernel. Needs root.
 #![allow(clippy::unwrap_used, reason = "a test")]
-#![allow(missing_docs, unreachable_pub)]
+#![allow(missing_docs, unreachable_pub, dead_code)]
 
 #[path = "support/machine.rs"]
 mod machine;

@@ -300,6 +300,9 @@ fn write_pair(path: &Path, certificate: &str, key: &str) -> Result<(), PkiError>
 /// Writes a file that only its owner can read, whole or not at all.
 pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
     let fail = |step, source| PkiError::File { step, path: path.to_path_buf(), source };
+    if holds_already(path, text) {
+        return Ok(());
+    }
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
@@ -313,6 +316,13 @@ pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {
     file.write_all(text.as_bytes()).map_err(|source| fail("writing", source))?;
     file.sync_all().map_err(|source| fail("syncing", source))?;
     fs::rename(&temporary, path).map_err(|source| fail("renaming to", source))
+}
+
+/// Then nothing is written, which a full disk or a read-only one would refuse.
+fn holds_already(path: &Path, text: &str) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    let private = fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o777 == 0o600);
+    private && fs::read_to_string(path).is_ok_and(|found| found == text)
 }
 
 #[cfg(test)]

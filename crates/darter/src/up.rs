@@ -188,5 +188,11 @@ fn start_deciders(
         autoscaler.run(token).await;
         "the autoscaler"
     });
+    let sleep = autoscaler::sleep::SleepController::new(control.part("system:darter:sleep-controller"));
+    let token = shutdown.clone();
+    parts.spawn(async move {
+        sleep.run(token).await;
+        "the sleep controller"
+    });
     Ok(())
 }

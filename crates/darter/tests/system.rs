@@ -22,12 +22,14 @@ mod kubectl;
 mod machine;
 #[path = "system/processes.rs"]
 mod processes;
+#[path = "system/refusals.rs"]
+mod refusals;
 #[path = "system/registry.rs"]
 mod registry;
 #[path = "system/restart.rs"]
 mod restart;
-#[path = "system/startup.rs"]
-mod startup;
+#[path = "system/sleep.rs"]
+mod sleep;
 #[path = "system/tools.rs"]
 mod tools;
 #[path = "system/traces.rs"]

@@ -19,10 +19,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use api::elastic::SleepPolicy;
 use api::types::api::core::v1 as core;
 use client::{Client, ObjectKey};
+use containers::runtime::Runtime;
 use network::activity::{Activity, Watcher};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::spec;
@@ -99,6 +101,8 @@ struct Shared {
     /// By the uid of what owns the pods, so that a new pod of an app starts with
     /// what the old one taught.
     learned: Mutex<HashMap<String, Arc<Mutex<Learned>>>>,
+    /// Whether memory can be paged out, once somebody asked.
+    paging: OnceCell<Result<(), String>>,
     policies: Policies,
     reports: Reports,
     metrics: SleepMetrics,
@@ -119,6 +123,7 @@ impl Sleep {
             traffic: watch::channel(None).0,
             sleepers: Mutex::default(),
             learned: Mutex::default(),
+            paging: OnceCell::new(),
             policies,
             reports: Reports::default(),
             metrics: SleepMetrics::default(),
@@ -161,14 +166,32 @@ impl Sleep {
         Arc::clone(learned.entry(owner.to_owned()).or_default())
     }
 
+    /// The policy of this key, as last seen.
+    fn policy(&self, key: &ObjectKey) -> Option<Arc<SleepPolicy>> {
+        self.shared.policies.policy(key)
+    }
+
+    /// Rungs that this node turned out not to offer, with the reason.
+    fn not_offered(&self) -> Vec<String> {
+        let paging = self.shared.paging.get().and_then(|offered| offered.as_ref().err());
+        paging.map(|reason| format!("PagedOut: {reason}")).into_iter().collect()
+    }
+
     fn reports(&self) -> &Reports {
         &self.shared.reports
     }
 
-    /// Whether memory can be paged out here.
-    // TODO-performance: ask the runtime until it offers paging.
-    fn offers_paging(&self) -> bool {
-        false
+    /// Whether memory can be paged out here; else the reason. The first question
+    /// may set up swap.
+    async fn paging(&self, runtime: &Arc<dyn Runtime>) -> &Result<(), String> {
+        let ask = || async {
+            let offered = runtime.offer_paging().await;
+            if let Err(reason) = &offered {
+                tracing::warn!(reason, "a policy allows PagedOut and this node does not offer it");
+            }
+            offered
+        };
+        self.shared.paging.get_or_init(ask).await
     }
 
     /// Waits until traffic can be seen.
@@ -200,7 +223,7 @@ impl SleepTask {
         tokio::join!(
             policies.run(shutdown.clone()),
             shared.policies.follow(changed, &shutdown),
-            shared.reports.write(&client, &node_name, &shared.policies, &shutdown),
+            shared.reports.write(&client, &node_name, &sleep, &shutdown),
         );
     }
 }

@@ -21,7 +21,8 @@
 //! kernel, each frontend by itself, so that a flood at one does not keep the
 //! others from waiting; these are not counted. TCP clients are refused by a
 //! reset, UDP clients by "port unreachable", of which the kernel sends a few to
-//! one host and then one a second.
+//! one host and then one a second. A sender of which enough datagrams wait is not
+//! refused: its further ones are dropped until then.
 //!
 //! Of a connection that repeats its first TCP segment, the newest is kept: the
 //! kernel drops what waits when any program takes a chain away, unseen by us,
@@ -37,10 +38,12 @@
 
 mod holder;
 mod packet;
+mod sleepers;
 mod waiting;
 
 pub(crate) use holder::Holder;
 pub(crate) use packet::Place;
+pub use sleepers::HeldSleepers;
 pub(crate) use waiting::Fate;
 
 use crate::netlink::NetlinkError;

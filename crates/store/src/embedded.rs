@@ -93,6 +93,8 @@ impl EmbeddedStore {
             snapshot: None,
             failed: None,
             full: false,
+            starved: false,
+            until_look: 0,
             buffer: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("store-commit".into()).spawn(move || committer.run());

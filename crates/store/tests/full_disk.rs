@@ -16,6 +16,8 @@ use store::{CommitError, Committed, Precondition, Range, Store, Write};
 const DISK: &str = "48m";
 const BALLAST_BYTES: usize = 16 << 20;
 const LOG_BYTES: u64 = 8 << 20;
+/// Objects that fit into what a full disk keeps free.
+const SMALL: usize = 300;
 
 fn main() -> ExitCode {
     if std::env::args().any(|argument| argument == "--list") {
@@ -107,7 +109,28 @@ fn check(disk: &Path) {
             put(&store, n).await.expect("and go on");
         }
         drop(store);
-        assert_eq!(count(&open(&directory)).await, written);
+        let store = open(&directory);
+        assert_eq!(count(&store).await, written);
+
+        // Full of the store's own files: deletions are what gives room.
+        let mut more = written;
+        while put(&store, more).await.is_ok() {
+            more += 1;
+        }
+        for n in 0..more {
+            delete(&store, n).await.expect("deletions go on");
+        }
+        let mut attempts = 0;
+        for n in 0..SMALL {
+            // The snapshot is written beside the commits.
+            while put(&store, n).await.is_err() {
+                attempts += 1;
+                assert!(attempts < 100, "nothing was left, and after {n} objects there is no room");
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        }
+        drop(store);
+        assert_eq!(count(&open(&directory)).await, SMALL, "and nothing is lost");
         println!("{written} objects until {DISK} were full; none lost");
     });
 }

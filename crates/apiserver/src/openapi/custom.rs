@@ -115,66 +115,53 @@ fn renamed_text(text: &str, pattern: &Pattern, kind: &Kind) -> String {
 }
 
 /// The definitions of a custom kind and of its list.
-pub(super) fn definitions(kind: &Kind, schema: Option<&Value>, prefix: &str, style: Style) -> Vec<(String, Value)> {
+pub(super) fn definitions(kind: &Kind, prefix: &str, style: Style) -> Vec<(String, Value)> {
     let version = &kind.gvk.group_version;
     let name = definition_name(kind);
     let gvk = |kind: &str| json!([{"group": version.group, "version": version.version, "kind": kind}]);
-    let text = |field: &str| {
-        let what = match field {
-            "apiVersion" => API_VERSION,
-            _ => KIND,
-        };
-        json!({"type": "string", "description": what})
-    };
     let reference = |target: &str, description: &str| {
         let target = format!("{prefix}io.k8s.apimachinery.pkg.apis.meta.v1.{target}");
-        match style {
-            Style::V2 => json!({"$ref": target, "description": description}),
-            Style::V3 => json!({"allOf": [{"$ref": target}], "description": description}),
-        }
+        let mut reference = match style {
+            Style::V2 => json!({ "$ref": target }),
+            Style::V3 => json!({"allOf": [{ "$ref": target }]}),
+        };
+        reference["description"] = description.into();
+        reference
     };
-    let mut object = schema.cloned().unwrap_or_else(|| json!({"type": "object"}));
-    if style == Style::V2 {
-        without_v3(&mut object);
-    }
-    if object.get("properties").is_none() {
-        object["x-kubernetes-preserve-unknown-fields"] = true.into();
-    }
-    object["properties"]["apiVersion"] = text("apiVersion");
-    object["properties"]["kind"] = text("kind");
-    object["properties"]["metadata"] = reference("ObjectMeta", METADATA);
-    object["x-kubernetes-group-version-kind"] = gvk(&kind.gvk.kind);
-    let list = json!({
+    let meta = reference("ObjectMeta", METADATA);
+    let published = kind.published.as_deref();
+    let mut object = match published.map(|published| published.object(style, &meta)) {
+        Some(Some(mut object)) => {
+            let properties = object.entry("properties").or_insert_with(|| json!({}));
+            properties["apiVersion"] = json!({"type": "string", "description": API_VERSION});
+            properties["kind"] = json!({"type": "string", "description": KIND});
+            properties["metadata"] = meta;
+            Value::Object(object)
+        }
+        _ => json!({"type": "object"}),
+    };
+    let mut list = json!({
         "description": format!("{} is a list of {}", kind.list_kind, kind.gvk.kind),
         "type": "object",
         "required": ["items"],
         "properties": {
-            "apiVersion": text("apiVersion"),
-            "kind": text("kind"),
+            "apiVersion": {"type": "string", "description": API_VERSION},
+            "kind": {"type": "string", "description": KIND},
             "metadata": reference("ListMeta", LIST_METADATA),
             "items": {"type": "array", "items": {"$ref": format!("{prefix}{name}")},
                 "description": format!("List of {}. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md", kind.resource)},
         },
-        "x-kubernetes-group-version-kind": gvk(&kind.list_kind),
     });
-    vec![(name.clone(), object), (format!("{name}List"), list)]
-}
-
-/// Removes what version 2 has no words for.
-fn without_v3(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            for key in ["oneOf", "anyOf", "not", "nullable", "x-kubernetes-validations"] {
-                map.remove(key);
-            }
-            map.values_mut().for_each(without_v3);
+    for (definition, kind) in [(&mut object, kind.gvk.kind.as_str()), (&mut list, &kind.list_kind)] {
+        definition["x-kubernetes-group-version-kind"] = gvk(kind);
+        if let Some(fields) = published.and_then(|published| published.selectable()) {
+            definition["x-kubernetes-selectable-fields"] = fields;
         }
-        Value::Array(items) => items.iter_mut().for_each(without_v3),
-        _ => {}
     }
+    vec![(name.clone(), object), (format!("{name}List"), list)]
 }
 
 const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
 const KIND: &str = "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
-const METADATA: &str = "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
+pub(super) const METADATA: &str = "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
 const LIST_METADATA: &str = "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";

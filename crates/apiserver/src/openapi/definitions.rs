@@ -99,8 +99,8 @@ impl Definitions {
     }
 
     /// A custom kind and its list.
-    pub(super) fn add_custom(&mut self, kind: &Kind, schema: Option<&Value>) {
-        for (name, definition) in super::custom::definitions(kind, schema, self.prefix(), self.style) {
+    pub(super) fn add_custom(&mut self, kind: &Kind) {
+        for (name, definition) in super::custom::definitions(kind, self.prefix(), self.style) {
             self.require(&definition);
             self.found.insert(name, definition);
         }

@@ -372,7 +372,9 @@ fn external(source: &ExternalMetricSource, answer: &Answer, scene: &Scene<'_>) -
     if let Some(aim) = &target.average_value {
         let propose = || {
             let (usage, aim) = (usage()?, milli(aim)?);
-            Ok(arithmetic::by_share(scene.status_replicas, usage, aim, scene.tolerances))
+            let (replicas, share) = arithmetic::by_share(scene.status_replicas, usage, aim, scene.tolerances);
+            // A sum beyond what can be told is not divided.
+            Ok((replicas, if usage == i64::MAX { usage } else { share }))
         };
         let context = format!("{}failed to get {} external metric: ", whole(), metric.name);
         let (replicas, share) = propose().map_err(fail(context))?;

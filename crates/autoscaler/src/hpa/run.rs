@@ -86,7 +86,7 @@ impl Autoscaler {
             autoscalers: autoscalers.clone(),
             pods: pods.clone(),
             recorder,
-            sources: Sources::new(client, Arc::clone(&mapper)),
+            sources: Sources::new(client, Arc::clone(&mapper), signed(config.sample_period)),
             mapper,
             memories: Arc::clone(&memories),
             queue: queue.clone(),

@@ -27,6 +27,8 @@ const EXTERNAL: &str = "external.metrics.k8s.io";
 const CUSTOM_VERSIONS: [&str; 2] = ["v1beta2", "v1beta1"];
 /// Time that the window of a custom metric has if it does not say.
 const CUSTOM_WINDOW: SignedDuration = SignedDuration::from_secs(60);
+/// Servers tell CPU over about as long; a shorter window is asked for.
+const RESOURCE_WINDOW: SignedDuration = SignedDuration::from_secs(15);
 /// A source that takes longer says nothing.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
@@ -35,6 +37,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct Sources {
     client: Client,
     mapper: Arc<Mapper>,
+    /// Over how long CPU shall be told; empty: as the server does.
+    window: String,
 }
 
 #[derive(Deserialize)]
@@ -99,8 +103,12 @@ fn during(step: &str) -> impl Fn(Unavailable) -> Unavailable {
 }
 
 impl Sources {
-    pub(crate) fn new(client: Client, mapper: Arc<Mapper>) -> Self {
-        Self { client, mapper }
+    /// `period`: how often they will be asked. A server that knows the parameter
+    /// tells CPU over that time if it is a short one; others ignore it.
+    pub(crate) fn new(client: Client, mapper: Arc<Mapper>, period: SignedDuration) -> Self {
+        let short = period < RESOURCE_WINDOW;
+        let window = if short { api::time::format_duration(period) } else { String::new() };
+        Self { client, mapper, window }
     }
 
     /// Asks for each metric, in order. `selector` selects the target's pods.
@@ -148,7 +156,7 @@ impl Sources {
 
     async fn used(&self, namespace: &str, selector: &str) -> Result<Vec<PodMetrics>, Unavailable> {
         let path = ["apis", RESOURCE, "v1beta1", "namespaces", namespace, "pods"];
-        let answer = self.get(&path, &[("labelSelector", selector)]).await;
+        let answer = self.get(&path, &[("labelSelector", selector), ("window", &self.window)]).await;
         let items = answer.and_then(decode::<PodMetrics>);
         let items = items.map_err(during("unable to fetch metrics from resource metrics API"))?;
         if items.is_empty() {

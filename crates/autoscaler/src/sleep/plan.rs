@@ -19,9 +19,15 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// How long after the first ready pod new connections are still held where no
 /// endpoint is known: a node may hear of the endpoint after it hears of this.
 const LINGER: Duration = Duration::from_secs(10);
+/// Where nodes could not hold connections, the way down is tried again after
+/// so long.
+const NOT_HELD_RETRY: Duration = Duration::from_secs(10 * 60);
 /// Wakes from zero that miss the objective keep the workload above zero for so
 /// long; then one more is tried.
 const BAR: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Reason of a way down that ended because a node did not hold.
+const NOT_HELD: &str = "NotHeld";
 
 /// A pod of the workload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +55,7 @@ pub(super) struct Policy {
 pub(super) struct Asleep {
     pub(super) phase: Phase,
     pub(super) since: Timestamp,
+    pub(super) reason: String,
     pub(super) hold: Option<Hold>,
     pub(super) replicas: i32,
     pub(super) services: Vec<String>,
@@ -157,6 +164,12 @@ fn begin(facts: &Facts, asleep: Option<&Asleep>) -> Plan {
     {
         return Plan::wait(plus(asleep.since, BAR), facts.now);
     }
+    if let Some(asleep) = asleep.filter(|asleep| asleep.reason == NOT_HELD) {
+        let again = plus(asleep.since, NOT_HELD_RETRY);
+        if facts.now < again {
+            return Plan::wait(again, facts.now);
+        }
+    }
     let Some(since) = asleep_since(facts) else { return Plan::default() };
     let due = plus(since, policy.idle_after.saturating_mul(GONE_AFTER_IDLE_TIMES));
     if facts.now < due {
@@ -190,9 +203,8 @@ fn falling(facts: &Facts, asleep: &Asleep) -> Plan {
         // The replicas went and this was not written any more.
         return Plan::steps([Step::Enter(Phase::Gone, "LongIdle")]);
     }
-    let stays = |reason| {
-        Plan::steps(specify(facts, asleep, None).into_iter().chain([Step::Enter(Phase::Awake, reason)]))
-    };
+    let stays =
+        |reason| Plan::steps(specify(facts, asleep, None).into_iter().chain([Step::Enter(Phase::Awake, reason)]));
     let Some(policy) = &facts.policy else { return stays("PolicyChanged") };
     if is_waited_for(asleep) {
         return stays("Packet");
@@ -203,13 +215,11 @@ fn falling(facts: &Facts, asleep: &Asleep) -> Plan {
     if asleep_since(facts).is_none() || facts.services != asleep.services || facts.headless {
         return stays("Activity");
     }
-    let held = |name: &String| {
-        asleep.nodes.iter().any(|node| node.name == *name && node.holding == Some(Hold::Always))
-    };
+    let held = |name: &String| asleep.nodes.iter().any(|node| node.name == *name && node.holding == Some(Hold::Always));
     if !facts.nodes.iter().all(held) {
         // A node that does not answer must not leave connections held for ever.
         let limit = plus(asleep.since, LINGER);
-        return if facts.now < limit { Plan::wait(limit, facts.now) } else { stays("NotHeld") };
+        return if facts.now < limit { Plan::wait(limit, facts.now) } else { stays(NOT_HELD) };
     }
     let settled = plus(asleep.since, SETTLE);
     if facts.now < settled {

@@ -10,6 +10,9 @@ use super::Cgroups;
 /// Groups looked at below one; far more than a sandbox has containers.
 const MAX_GROUPS: usize = 4096;
 
+/// What v2 is asked for; older kernels refuse words that they do not know.
+const RECLAIM_V2: [&str; 3] = ["4M swappiness=max", "4M swappiness=200", "4M"];
+
 impl Cgroups {
     /// Keeps the memory of `path` out of swap, whatever its limits; what is
     /// there stays there. In v1 this bars the kernel's own reclaim and not the
@@ -30,6 +33,41 @@ impl Cgroups {
             Some(dir) if self.v2_only => set(&dir, "memory.swap.max", "max"),
             _ => Ok(()),
         }
+    }
+
+    /// Lets the kernel move memory of `path` to swap, anonymous memory before
+    /// cached files, for as long as it likes: v1 until it gives up or a signal
+    /// comes, v2 a few MB at a time. False when there is no way to do it; that
+    /// nothing is left shows in the group's use only. Afterwards [`Cgroups::forbid_swap`] is due.
+    pub(crate) fn reclaim_some(&self, path: &str) -> io::Result<bool> {
+        let (dir, file, requests) = if self.v2_only {
+            (self.unified(path), "memory.reclaim", &RECLAIM_V2[..])
+        } else {
+            (self.controller("memory", path), "memory.force_empty", &["0"][..])
+        };
+        let Some(dir) = dir.filter(|dir| dir.join(file).exists()) else { return Ok(false) };
+        if !self.v2_only && set(&dir, "memory.swappiness", "200").is_err() {
+            // Before Linux 5.8 the most is 100: files and the rest alike.
+            set(&dir, "memory.swappiness", "100")?;
+        }
+        // Reading brings the kernel's counts up to date. By old ones it may hold
+        // that there are cached files to drop first, and look at nothing else.
+        drop(std::fs::read(dir.join("memory.stat"))?);
+        let mut control = std::fs::OpenOptions::new().write(true).open(dir.join(file))?;
+        let mut refusal = io::Error::from(io::ErrorKind::Unsupported);
+        for request in requests {
+            // One call each: to repeat it after a signal is the caller's choice.
+            match io::Write::write(&mut control, request.as_bytes()) {
+                Ok(_) => return Ok(true),
+                // A signal, or less was found than asked for. That says little:
+                // pages that were used of late pass by twice.
+                Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
+                    return Ok(true);
+                }
+                Err(error) => refusal = error,
+            }
+        }
+        Err(refusal)
     }
 
     /// Process ids in `path` and in every group below.

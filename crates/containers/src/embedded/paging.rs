@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
+use tokio::sync::Semaphore;
+
 use super::sandboxes::Sandbox;
 use super::{EmbeddedRuntime, Inner, blocking, io_error, lock};
 use crate::paging::{self, Usage, WorkingSet};
@@ -22,19 +24,38 @@ const MAX_GROWTH: u64 = 2;
 /// Growth by less than this many bytes is none.
 const FREE_GROWTH: u64 = 1 << 20;
 
-/// Whether paging out is offered.
-pub(super) struct Offer(Mutex<Result<Arc<Swap>, String>>);
+/// Sandboxes paged out at a time; others wait for their turn. More would not be
+/// faster, and would take the processors from those who are awake.
+const MAX_AT_ONCE: usize = 2;
+
+/// Whether paging out is offered, and the turns at it.
+pub(super) struct Offer {
+    /// `None` until someone set it up or failed to.
+    swap: Mutex<Option<Result<Arc<Swap>, String>>>,
+    setting_up: tokio::sync::Mutex<()>,
+    turns: Semaphore,
+}
 
 impl Default for Offer {
     fn default() -> Self {
-        Self(Mutex::new(Err("paged out is not offered: it was not set up".to_owned())))
+        Self { swap: Mutex::default(), setting_up: tokio::sync::Mutex::default(), turns: Semaphore::new(MAX_AT_ONCE) }
     }
 }
 
 impl Offer {
     /// The swap, or the reason why there is none.
     pub(super) fn swap(&self) -> Result<Arc<Swap>, String> {
-        lock(&self.0).clone()
+        let unset = || Err("paged out is not offered: it was not set up".to_owned());
+        lock(&self.swap).clone().unwrap_or_else(unset)
+    }
+
+    pub(super) fn was_set_up(&self) -> bool {
+        lock(&self.swap).is_some()
+    }
+
+    /// While it is held, nobody else sets it up for the first time.
+    pub(super) async fn setting_up(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.setting_up.lock().await
     }
 }
 
@@ -132,7 +153,7 @@ impl EmbeddedRuntime {
             Ok(swap) => (Ok(Arc::new(swap)), Ok(())),
             Err(error) => (Err(reason(&error)), Err(error)),
         };
-        *lock(&self.inner.paging.0) = offer;
+        *lock(&self.inner.paging.swap) = Some(offer);
         result
     }
 
@@ -151,6 +172,10 @@ fn reason(error: &NotOffered) -> String {
     }
 }
 
+fn wrong_state(sandbox: &Sandbox, state: &str, needed: &'static str) -> RuntimeError {
+    RuntimeError::State { what: "sandbox", id: sandbox.id.clone(), state: state.to_owned(), needed }
+}
+
 fn not_offered(reason: &str) -> RuntimeError {
     let reason = reason.strip_prefix("paged out is not offered: ").unwrap_or(reason);
     RuntimeError::NotOffered { what: "paged out", reason: reason.to_owned() }
@@ -167,7 +192,7 @@ impl Inner {
 
     /// Removes our device, if we made one.
     pub(super) fn remove_swap(&self) -> Result<(), RuntimeError> {
-        *lock(&self.paging.0) = Offer::default().swap();
+        *lock(&self.paging.swap) = None;
         crate::swap::remove(&self.state.join(STATE_FILE)).map_err(|error| {
             let source = std::io::Error::other(reason(&error));
             io_error("remove the swap device")(source)
@@ -181,22 +206,27 @@ impl Inner {
     }
 
     /// See [`crate::runtime::Runtime::page_out`].
-    pub(super) fn page_out(&self, sandbox: &Sandbox) -> Result<PagedOut, RuntimeError> {
+    pub(super) async fn page_out(self: &Arc<Self>, sandbox: Arc<Sandbox>) -> Result<PagedOut, RuntimeError> {
         let swap = self.swap()?;
-        let state = |state: &str, needed| RuntimeError::State {
-            what: "sandbox",
-            id: sandbox.id.clone(),
-            state: state.to_owned(),
-            needed,
-        };
+        if !sandbox.stands_still() {
+            return Err(wrong_state(&sandbox, "not frozen", "frozen"));
+        }
+        // Nobody closes it; and were it closed, the bound would be lost and no more.
+        let _place = self.paging.turns.acquire().await.ok();
+        let inner = Arc::clone(self);
+        blocking(move || inner.page_out_now(&sandbox, &swap)).await
+    }
+
+    fn page_out_now(&self, sandbox: &Sandbox, swap: &Swap) -> Result<PagedOut, RuntimeError> {
         let Some(_turn) = sandbox.paging.turn() else {
-            return Err(state("being paged out", "left alone"));
+            return Err(wrong_state(sandbox, "being paged out", "left alone"));
         };
         sandbox.paging.stopped.store(false, Ordering::Release);
         if !sandbox.stands_still() {
-            return Err(state("not frozen", "frozen"));
+            // Woken while it waited.
+            return Ok(PagedOut::nothing(PageOutEnd::Woken));
         }
-        let before = offered(&swap)?;
+        let before = offered(swap)?;
         let pids = self.processes_of(sandbox);
         let usage = Usage::sum(&pids);
         let groups: Vec<String> =
@@ -205,23 +235,24 @@ impl Inner {
             self.cgroups.allow_swap(group).map_err(io_error("let the container into swap"))?;
         }
         let (mut woken, mut full) = (false, before.full);
-        let pushed = paging::push(&pids, || {
+        let mut go_on = || {
             woken = sandbox.paging.stopped.load(Ordering::Acquire) || !sandbox.wants_frozen();
             full = full || swap.offered().map_or(true, |offered| offered.full);
             if !woken && !full {
                 sandbox.paging.set_depth(Depth::Part);
             }
             !woken && !full
-        });
+        };
+        let pushed = self.push(&pids, &groups, &mut go_on);
         for group in &groups {
             self.cgroups.forbid_swap(group).map_err(io_error("keep the container out of swap"))?;
         }
-        let pushed = pushed.map_err(io_error("page a process out"))?;
+        let pushed = pushed?;
         if pushed.complete {
             sandbox.paging.set_depth(Depth::Whole);
         }
         let after = Usage::sum(&pids);
-        let held = offered(&swap)?.held_in_bytes.zip(before.held_in_bytes);
+        let held = offered(swap)?.held_in_bytes.zip(before.held_in_bytes);
         Ok(PagedOut {
             processes: pushed.processes,
             resident_before_bytes: usage.resident,
@@ -235,6 +266,26 @@ impl Inner {
                 (false, false) => PageOutEnd::SwapFull,
             },
         })
+    }
+
+    /// First what each process has for itself, then what they share.
+    fn push(
+        &self,
+        pids: &[u32],
+        groups: &[String],
+        go_on: &mut impl FnMut() -> bool,
+    ) -> Result<paging::Pushed, RuntimeError> {
+        let mut pushed = paging::push(pids, &mut *go_on).map_err(io_error("page a process out"))?;
+        for group in groups.iter().filter(|_| pids.len() > 1) {
+            if !pushed.complete {
+                break;
+            }
+            let pids = self.cgroups.processes_below(group);
+            let left = || Usage::sum(&pids).anonymous;
+            pushed.complete = paging::reclaim(|| self.cgroups.reclaim_some(group), left, &mut *go_on)
+                .map_err(io_error(format!("reclaim from cgroup {group}")))?;
+        }
+        Ok(pushed)
     }
 
     /// See [`crate::runtime::Runtime::record_working_set`].

@@ -5,9 +5,11 @@
 
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
 
 use super::Range;
-use super::syscalls::{MAX_RANGES, each_part, go_first, read_memory};
+use super::syscalls::{MAX_RANGES, Scheduling, each_part, go_first, read_memory};
 use super::working_set::{Identity, WorkingSet};
 
 /// Bytes read at a time by one thread.
@@ -38,9 +40,8 @@ pub(crate) fn bring_back(set: &WorkingSet) -> u64 {
             total.fetch_add(read, Ordering::Relaxed);
         }
     };
-    // Threads inherit the place that their maker has. Without the right to it
-    // they share the processors with the rest.
-    let before = go_first();
+    // Threads inherit the place that their maker has.
+    let turn = Turn::take();
     std::thread::scope(|scope| {
         for _ in 1..threads {
             let spawned = std::thread::Builder::new().name("bring-back".to_owned()).spawn_scoped(scope, work);
@@ -50,10 +51,39 @@ pub(crate) fn bring_back(set: &WorkingSet) -> u64 {
         }
         work();
     });
-    if let Some(before) = before {
-        before.restore();
-    }
+    drop(turn);
     total.into_inner()
+}
+
+/// When the next may go before the rest; locked while one does.
+static NEXT_TURN: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// The right to go before everything else. One at a time has it, and half of
+/// the time nobody: when all sleepers wake at once, what wakes them must get
+/// on as well. Without it pages are brought back at the caller's own priority.
+struct Turn {
+    before: Scheduling,
+    begun: Instant,
+    next: MutexGuard<'static, Option<Instant>>,
+}
+
+impl Turn {
+    /// `None` when it is not one's turn, or not allowed on this machine.
+    fn take() -> Option<Self> {
+        let next = NEXT_TURN.try_lock().ok()?;
+        let begun = Instant::now();
+        if next.is_some_and(|next| next > begun) {
+            return None;
+        }
+        Some(Self { before: go_first()?, begun, next })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.before.restore();
+        *self.next = Some(Instant::now() + self.begun.elapsed());
+    }
 }
 
 /// What one thread reads at a time, [`PIECE`] bytes at most.

@@ -68,7 +68,7 @@ impl Pagemap {
                 let next = position + page;
                 let matches = entry & wanted == wanted;
                 match &mut run {
-                    Some(open) if matches && position % super::HUGE_PAGE != 0 => open.end = next,
+                    Some(open) if matches && !position.is_multiple_of(super::HUGE_PAGE) => open.end = next,
                     _ => {
                         if let Some(done) = run.take()
                             && !found(done)

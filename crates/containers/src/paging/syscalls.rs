@@ -117,6 +117,57 @@ impl Scheduling {
     }
 }
 
+/// Interrupts the calling thread's system calls at an interval while it lives:
+/// a call that the kernel would finish in its own time comes back then. Stays
+/// on the thread that started it. (A clock of processor time would tell only
+/// once the call is over.)
+pub(super) struct Interrupter {
+    timer: libc::timer_t,
+    /// A timer of one thread is of no use to another.
+    _thread: std::marker::PhantomData<*const ()>,
+}
+
+/// Ignored by default and used by nothing else here; a handler that does
+/// nothing makes it end a call.
+const INTERRUPT: i32 = libc::SIGURG;
+
+extern "C" fn interrupted(_: i32) {}
+
+impl Interrupter {
+    pub(super) fn start(interval: std::time::Duration) -> io::Result<Self> {
+        let mut timer: libc::timer_t = std::ptr::null_mut();
+        let every = libc::timespec {
+            tv_sec: interval.as_secs() as libc::time_t,
+            tv_nsec: interval.subsec_nanos() as libc::c_long,
+        };
+        let setting = libc::itimerspec { it_interval: every, it_value: every };
+        // SAFETY: zeroed bytes are valid for both structures, whose fields are
+        // then set. The handler does nothing, which is safe at any instant; it
+        // is of the whole process, where this signal is ignored otherwise.
+        // `timer` and the structures outlive the calls.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = interrupted as extern "C" fn(i32) as usize;
+            check(libc::sigaction(INTERRUPT, &raw const action, std::ptr::null_mut()) as isize)?;
+            let mut event: libc::sigevent = std::mem::zeroed();
+            event.sigev_notify = libc::SIGEV_THREAD_ID;
+            event.sigev_signo = INTERRUPT;
+            event.sigev_notify_thread_id = libc::gettid();
+            check(libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) as isize)?;
+            let started = Self { timer, _thread: std::marker::PhantomData };
+            check(libc::timer_settime(timer, 0, &raw const setting, std::ptr::null_mut()) as isize)?;
+            Ok(started)
+        }
+    }
+}
+
+impl Drop for Interrupter {
+    fn drop(&mut self) {
+        // SAFETY: made by `start` and deleted once.
+        unsafe { libc::timer_delete(self.timer) };
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

@@ -1,5 +1,5 @@
-//! Why the runtime or an image registry refused. What follows from a refusal is
-//! the caller's matter.
+//! Why the runtime refuses: by what a caller can do about it. Not what is shown
+//! to users of the cluster; that is made from it elsewhere.
 
 use std::time::Duration;
 

@@ -23,6 +23,21 @@ pub struct PagedOut {
     pub end: PageOutEnd,
 }
 
+impl PagedOut {
+    /// Nothing was done.
+    pub(crate) fn nothing(end: PageOutEnd) -> Self {
+        Self {
+            processes: 0,
+            resident_before_bytes: 0,
+            resident_after_bytes: 0,
+            pushed_bytes: 0,
+            swapped_bytes: 0,
+            held_in_bytes: None,
+            end,
+        }
+    }
+}
+
 /// How [`super::Runtime::page_out`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageOutEnd {

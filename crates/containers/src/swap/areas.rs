@@ -1,6 +1,5 @@
 //! `/proc/swaps`: what is turned on, how large and how full. Only reading.
 
-use std::borrow::Borrow;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt as _;
@@ -60,12 +59,8 @@ pub(super) fn total(areas: &[Area]) -> u64 {
 }
 
 /// Bytes free in all.
-pub(super) fn free<A: Borrow<Area>>(areas: impl IntoIterator<Item = A>) -> u64 {
-    let free = |area: A| {
-        let area: &Area = area.borrow();
-        area.size_bytes.saturating_sub(area.used_bytes)
-    };
-    areas.into_iter().map(free).sum()
+pub(super) fn free(areas: &[Area]) -> u64 {
+    areas.iter().map(|area| area.size_bytes.saturating_sub(area.used_bytes)).sum()
 }
 
 #[cfg(test)]

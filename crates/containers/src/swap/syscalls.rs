@@ -1,17 +1,34 @@
-//! swapon(2) and swapoff(2), and memory for direct I/O. No policy but the
-//! priority.
+//! swapon(2) and swapoff(2). No policy but the priority, and how long to try.
 #![expect(unsafe_code, reason = "raw system calls; each block says what makes it sound")]
 
 use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 /// Above what distributions give disks (negative) and their own zram (100), so
 /// that pages of sleepers go to the device that is bounded for them.
 const PRIORITY: i32 = 1000;
 
 const SWAP_FLAG_PREFER: i32 = 0x8000;
+
+/// Someone who looks at new devices (udev) holds them open for a moment
+/// (EBUSY), and swap that a process gives up as it ends cannot be read back
+/// (ENOMEM). No event tells when that is over: so many tries, so far apart.
+const TRIES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Repeats what fails for such a reason.
+pub(super) fn patiently(mut attempt: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    for _ in 1..TRIES {
+        match attempt() {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::ENOMEM)) => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+    attempt()
+}
 
 fn path(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
@@ -32,5 +49,5 @@ pub(super) fn swap_on(device: &Path) -> io::Result<()> {
 pub(super) fn swap_off(device: &Path) -> io::Result<()> {
     let device = path(device)?;
     // SAFETY: a C string that outlives the call.
-    check(unsafe { libc::swapoff(device.as_ptr()) })
+    patiently(|| check(unsafe { libc::swapoff(device.as_ptr()) }))
 }

@@ -46,7 +46,7 @@ fn the_machines_swap_is_used_and_never_removed() {
     let swap = Swap::open_in(tree.clone(), &config).expect("the machine's swap");
     assert_eq!((swap.device(), swap.algorithm()), (None, None));
     let free_bytes = (1_048_576 - 1024) << 10;
-    let offered = Offered { total_bytes: 1 << 30, free_bytes, held_in_bytes: None, full: false };
+    let offered = Offered { total_bytes: 1 << 30, free_bytes, held_in_bytes: None, full: false, device: None };
     assert_eq!(swap.offered().expect("offered"), offered);
     swaps(&tree, "/dev/vdb partition 1048576 1048000 -2\n");
     assert!(swap.offered().expect("offered").full);

@@ -3,14 +3,9 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
 
+use super::syscalls::patiently;
 use super::{NotOffered, refused, step};
-
-/// Someone who looks at new devices (udev) holds them open for a moment, and
-/// no event tells when he is done: this many tries, this far apart.
-const BUSY_TRIES: u32 = 50;
-const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Where the kernel's files are.
 #[derive(Clone, Debug)]
@@ -50,16 +45,6 @@ pub(super) struct Device {
     tree: Tree,
     /// N of `zramN`.
     pub(super) number: u32,
-}
-
-fn retry_busy(mut attempt: impl FnMut() -> io::Result<()>) -> io::Result<()> {
-    for _ in 1..BUSY_TRIES {
-        match attempt() {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => std::thread::sleep(BUSY_PAUSE),
-            other => return other,
-        }
-    }
-    attempt()
 }
 
 impl Device {
@@ -142,13 +127,13 @@ impl Device {
     /// Forgets data, size and compression.
     pub(super) fn reset(&self) -> io::Result<()> {
         let path = self.directory().join("reset");
-        retry_busy(|| std::fs::write(&path, "1"))
+        patiently(|| std::fs::write(&path, "1"))
     }
 
     /// Resets and removes it.
     pub(super) fn remove(&self) -> io::Result<()> {
         self.reset()?;
         let path = self.tree.control("hot_remove");
-        retry_busy(|| std::fs::write(&path, self.number.to_string()))
+        patiently(|| std::fs::write(&path, self.number.to_string()))
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use containers::runtime::{ContainerId, ContainerState, Mount, Runtime as _, SandboxId};
+use containers::runtime::{ContainerConfig, ContainerId, ContainerState, Mount, Runtime as _, SandboxId};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::machine::{self, Machine};
@@ -64,9 +64,21 @@ fn word(index: usize, count: usize) -> u64 {
     }
 }
 
-/// Serves for ever: `check`, `touch BYTES`.
-pub fn serve(bytes: usize) -> ! {
+/// Serves for ever: `check`, `touch BYTES`. Other processes share its memory.
+pub fn serve(bytes: usize, processes: usize) -> ! {
     let mut heap = Heap::new(bytes);
+    for _ in 1..processes {
+        // SAFETY: the child only waits, and touches nothing that another
+        // thread of its parent might hold.
+        #[expect(unsafe_code, reason = "a fork without exec is what is tested")]
+        unsafe {
+            if libc::fork() == 0 {
+                loop {
+                    libc::pause();
+                }
+            }
+        }
+    }
     let listener = TcpListener::bind(("127.0.0.1", PORT)).expect("listen");
     drop(UnixStream::connect(READY).expect("say that it serves"));
     for stream in listener.incoming().flatten() {
@@ -128,7 +140,7 @@ pub struct App<'a> {
 
 impl<'a> App<'a> {
     /// Starts it with so many bytes of heap, and waits until it serves.
-    pub async fn start(machine: &'a Machine, bytes: usize, limit: Option<i64>) -> Self {
+    pub async fn start(machine: &'a Machine, bytes: usize, change: impl FnOnce(&mut ContainerConfig)) -> Self {
         let sandbox = machine.sandbox().await;
         let socket = machine.dir.path().join("ready");
         let ready = tokio::net::UnixListener::bind(&socket).expect("listen");
@@ -141,7 +153,7 @@ impl<'a> App<'a> {
                 config.env = vec![("HEAP_BYTES".into(), bytes.to_string())];
                 let mount = Mount { container_path: READY.into(), host_path: socket.clone(), ..Mount::default() };
                 config.mounts = vec![mount];
-                config.resources.memory_limit_bytes = limit;
+                change(config);
             })
             .await;
         let (status, serves) = (machine.runtime.container(&container).await.expect("status"), ready.accept());
@@ -205,7 +217,8 @@ pub async fn alone() -> std::fs::File {
 
 /// Runs the server when this program was started inside of a sandbox.
 pub fn serve_if_inside() {
-    if let Ok(bytes) = std::env::var("HEAP_BYTES") {
-        serve(bytes.parse().expect("bytes"));
+    let number = |name| std::env::var(name).ok().and_then(|number| number.parse().ok());
+    if let Some(bytes) = number("HEAP_BYTES") {
+        serve(bytes, number("PROCESSES").unwrap_or(1));
     }
 }

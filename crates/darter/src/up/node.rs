@@ -31,6 +31,8 @@ struct Context<'a> {
     arguments: &'a arguments::Up,
     instance: &'a Instance,
     control: &'a Control,
+    /// Speaks as this node.
+    client: &'a Client,
     name: &'a str,
 }
 
@@ -84,7 +86,7 @@ pub(super) async fn start(
         "the node agent"
     });
     let range = pod_cidr(&client, &name).await?;
-    let context = Context { arguments, instance, control, name: &name };
+    let context = Context { arguments, instance, control, client: &client, name: &name };
     network::start(&context, &range, &deferred, shutdown, parts).await?;
     network::watch_traffic(&context, &range, &sleep)?;
     ready(&client, &name).await?;

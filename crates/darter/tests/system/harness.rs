@@ -12,6 +12,12 @@ use serde_json::Value;
 /// The program under test.
 pub const DARTER: &str = env!("CARGO_BIN_EXE_darter");
 
+/// What runs clusters: the program under test, or the build of it that
+/// `DARTER_TEST_SERVER` names, for figures of a release build.
+fn server() -> PathBuf {
+    std::env::var_os("DARTER_TEST_SERVER").map_or_else(|| DARTER.into(), PathBuf::from)
+}
+
 /// A running cluster.
 pub struct Cluster {
     child: Option<Child>,
@@ -39,7 +45,7 @@ impl Cluster {
 
     fn resume(&mut self, listen: &str) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let mut child = Command::new(DARTER)
+        let mut child = Command::new(server())
             .args(["up", "-o", "json", "--node-port", "0", "--listen", listen])
             .args(["--data-dir", self.path("data").to_str().unwrap()])
             .args(["--kubeconfig", self.path("kubeconfig").to_str().unwrap()])

@@ -21,6 +21,9 @@ const MISSES_ALLOWED: usize = REMEMBERED / 100;
 const FIRST_BAR: Duration = Duration::from_secs(10 * 60);
 const LAST_BAR: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Paging out must free this part of what was resident, one in so many.
+const LEAST_FREED_PART: u64 = 4;
+
 /// Rungs of a pod that is there, by depth. Being gone is the workload's.
 const OWN_RUNGS: [Rung; 2] = [Rung::Frozen, Rung::PagedOut];
 
@@ -70,6 +73,14 @@ impl Learned {
         // What it takes by then is what counts then.
         record.recent.clear();
         true
+    }
+
+    /// Paging out freed so many of the bytes that were resident. Where that is
+    /// little (what the app holds does not compress) it is not done again soon.
+    pub(crate) fn paged_out(&mut self, freed: u64, resident: u64, now: Instant) {
+        if freed < resident / LEAST_FREED_PART {
+            self.paged_out.barred_until = Some(now + LAST_BAR);
+        }
     }
 
     fn allows(&self, rung: Rung, now: Instant) -> bool {
@@ -179,6 +190,17 @@ mod tests {
         learned.woke(Rung::PagedOut, slow, rules.objective, later);
         assert!(learned.woke(Rung::PagedOut, slow, rules.objective, later));
         assert_eq!(look_again(&learned, later), Some(later + FIRST_BAR * 2));
+    }
+
+    #[test]
+    fn an_app_whose_memory_does_not_compress_keeps_it() {
+        let now = Instant::now();
+        let (mut learned, rules) = (Learned::default(), rules(Rung::PagedOut, None));
+        learned.paged_out(60 << 20, 100 << 20, now);
+        assert!(down(Rung::Frozen, &rules, &learned, true, now).is_some());
+        learned.paged_out(5 << 20, 100 << 20, now);
+        assert_eq!(down(Rung::Frozen, &rules, &learned, true, now), None);
+        assert!(down(Rung::Hot, &rules, &learned, true, now).is_some());
     }
 
     #[test]

@@ -14,6 +14,8 @@ enum State {
     Freezing { wake: bool },
     /// Sleeps on this rung.
     Asleep(Rung),
+    /// Is being woken from a rung that takes a while to leave.
+    Rising,
 }
 
 /// Why a pod left or reached a rung; the word that events and status carry.
@@ -97,7 +99,7 @@ impl Machine {
 
     pub(super) fn rung(&self) -> Rung {
         match self.state {
-            State::Hot | State::Freezing { .. } => Rung::Hot,
+            State::Hot | State::Freezing { .. } | State::Rising => Rung::Hot,
             State::Asleep(rung) => rung,
         }
     }
@@ -125,7 +127,7 @@ impl Machine {
         match self.state {
             State::Hot if self.holds == 0 => Some(now + after.saturating_sub(since_packet.min(here))),
             State::Asleep(_) => Some(now + after.saturating_sub(here)),
-            State::Hot | State::Freezing { .. } => None,
+            State::Hot | State::Freezing { .. } | State::Rising => None,
         }
     }
 
@@ -153,7 +155,7 @@ impl Machine {
                 self.moved(State::Asleep(Rung::Frozen), Reason::Idle, now);
                 Next::Stay
             }
-            State::Hot | State::Asleep(_) => Next::Stay,
+            State::Hot | State::Asleep(_) | State::Rising => Next::Stay,
         }
     }
 
@@ -164,7 +166,6 @@ impl Machine {
 
     /// It reached a deeper rung, if it did not change its rung since the
     /// `changes`-th time.
-    #[cfg_attr(not(test), expect(dead_code, reason = "until the runtime offers paging"))]
     pub(super) fn deeper(&mut self, rung: Rung, changes: u64, now: Instant) -> bool {
         let asleep = matches!(self.state, State::Asleep(_)) && self.changes == changes;
         if asleep {
@@ -193,6 +194,7 @@ impl Machine {
                 self.state = State::Freezing { wake: true };
                 Next::Stay
             }
+            State::Rising => Next::Stay,
             State::Asleep(_) => self.rise(now, Some(reason)),
         }
     }
@@ -200,14 +202,24 @@ impl Machine {
     fn rise(&mut self, now: Instant, reason: Option<Reason>) -> Next {
         let rung = self.rung();
         self.risen = now;
+        let up = if rung == Rung::PagedOut { State::Rising } else { State::Hot };
         match reason {
-            Some(reason) => self.moved(State::Hot, reason, now),
+            Some(reason) => self.moved(up, reason, now),
             None => {
                 self.state = State::Hot;
                 self.since = now;
             }
         }
         Next::Thaw(rung)
+    }
+
+    /// It runs again after a rung that takes a while to leave.
+    pub(super) fn risen_from_swap(&mut self, now: Instant) {
+        if self.state == State::Rising {
+            self.state = State::Hot;
+            self.since = now;
+            self.risen = now;
+        }
     }
 
     fn moved(&mut self, state: State, reason: Reason, now: Instant) {
@@ -283,6 +295,10 @@ mod tests {
         let changes = machine.changes();
         assert!(machine.deeper(Rung::PagedOut, changes, now));
         assert_eq!(machine.disturbed(Reason::Packet, now), Next::Thaw(Rung::PagedOut));
+        assert!(!machine.begin_freeze(), "it is on its way up");
+        assert_eq!(machine.disturbed(Reason::Packet, now), Next::Stay);
+        machine.risen_from_swap(now);
+        assert!(machine.begin_freeze());
         let mut machine = asleep(now);
         let changes = machine.changes();
         machine.disturbed(Reason::Packet, now);

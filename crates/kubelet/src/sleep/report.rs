@@ -13,8 +13,8 @@ use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::Sleep;
 use super::machine::Change;
-use super::policies::Policies;
 
 /// Changes of this long are written together.
 const REPORT_PERIOD: Duration = Duration::from_secs(2);
@@ -98,7 +98,7 @@ impl Reports {
     }
 
     /// Writes changed reports until `shutdown`.
-    pub(super) async fn write(&self, client: &Client, node: &str, policies: &Policies, shutdown: &CancellationToken) {
+    pub(super) async fn write(&self, client: &Client, node: &str, sleep: &Sleep, shutdown: &CancellationToken) {
         let mut wait = Duration::ZERO;
         loop {
             tokio::select! {
@@ -113,11 +113,12 @@ impl Reports {
             let changed = std::mem::take(&mut self.lock().changed);
             for key in changed {
                 // A policy that is gone takes its reports with it.
-                let Some(policy) = policies.policy(&key) else {
+                let Some(policy) = sleep.policy(&key) else {
                     self.lock().reports.remove(&key);
                     continue;
                 };
-                let Some(entry) = self.entry(&key, &policy, node) else { continue };
+                let Some(mut entry) = self.entry(&key, &policy, node) else { continue };
+                entry.not_offered = sleep.not_offered();
                 let patch = json!({
                     "apiVersion": "elastic.darter.dev/v1alpha1", "kind": "SleepPolicy",
                     "metadata": {"name": &*key.name, "namespace": &*key.namespace},

@@ -1,13 +1,12 @@
-//! Which rules of sleep hold for a pod: its own label, the oldest policy that
-//! selects it, or its namespace's label. Pure; where policies and time zones
-//! come from is not known here.
+//! The rules of sleep that hold for a pod on this node, every default filled in.
+//! Pure; where policies and time zones come from is not known here.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::elastic::{self, IDLE_AFTER_LABEL, IdleConnections, NEVER, Rung, SleepPolicy, SleepPolicySpec, WarmWindow};
+use api::elastic::{self, IdleConnections, Rule, Rung, SleepPolicy, SleepPolicySpec, WarmWindow};
 use api::quantity::Quantity;
-use api::selector::{Labels, Selector};
+use api::selector::Labels;
 use api::types::api::core::v1 as core;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -92,43 +91,21 @@ pub(crate) fn resolve(
     if spec::host_network(pod) {
         return None;
     }
-    if let Some(label) = spec::label(pod, IDLE_AFTER_LABEL) {
-        if label == NEVER {
-            return None;
-        }
-        if let Some(after) = elastic::duration::parse(label) {
-            return Some(Rules::simple(after));
+    let none = Labels::new();
+    match elastic::rule(pod.metadata.labels.as_ref().unwrap_or(&none), namespace, policies) {
+        Rule::Awake => None,
+        Rule::After(after) => Some(Rules::simple(after)),
+        Rule::Policy(policy) => {
+            let rules = Rules::of(policy.metadata.name.as_deref().unwrap_or_default(), &policy.spec, zone);
+            (rules.lowest > Rung::Hot).then_some(rules)
         }
     }
-    if let Some(policy) = chosen(pod, policies) {
-        let rules = Rules::of(policy.metadata.name.as_deref().unwrap_or_default(), &policy.spec, zone);
-        return (rules.lowest > Rung::Hot).then_some(rules);
-    }
-    let label = namespace?.get(IDLE_AFTER_LABEL)?;
-    elastic::duration::parse(label).map(Rules::simple)
-}
-
-/// The oldest policy that selects the pod; of two of one age, the first by name.
-fn chosen<'a>(pod: &core::Pod, policies: &'a [Arc<SleepPolicy>]) -> Option<&'a SleepPolicy> {
-    let labels = pod.metadata.labels.clone().unwrap_or_default();
-    let selects = |policy: &&Arc<SleepPolicy>| match &policy.spec.selector {
-        None => true,
-        Some(selector) => Selector::from_label_selector(Some(selector)).is_ok_and(|selector| selector.matches(&labels)),
-    };
-    let age = |policy: &&Arc<SleepPolicy>| {
-        (policy.metadata.creation_timestamp.as_ref().map(|time| time.0), policy.metadata.name.clone())
-    };
-    policies
-        .iter()
-        .filter(|policy| policy.metadata.deletion_timestamp.is_none())
-        .filter(selects)
-        .min_by_key(age)
-        .map(|policy| &**policy)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use api::elastic::IDLE_AFTER_LABEL;
     use serde_json::json;
 
     fn pod(labels: serde_json::Value) -> core::Pod {

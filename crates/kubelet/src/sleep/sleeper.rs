@@ -3,13 +3,16 @@
 //! is [`ladder`]'s to say.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use api::elastic::Rung;
 use client::ObjectKey;
+use containers::runtime::paging::PageOutEnd;
 use containers::runtime::{Runtime, SandboxId};
 use jiff::Timestamp;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -52,6 +55,10 @@ pub(crate) struct Sleeper {
     learned: Arc<Mutex<Learned>>,
     /// The rung of a wake that has not been answered yet.
     waking: Mutex<Option<Rung>>,
+    /// Memory of the pod that is in swap, bytes.
+    paged_bytes: AtomicU64,
+    /// Where work runs that the thread of a packet must not wait for.
+    tasks: Handle,
     /// A wake that missed the objective and was not told yet.
     missed: Mutex<Option<(Rung, Duration)>>,
     changed: Notify,
@@ -59,7 +66,8 @@ pub(crate) struct Sleeper {
 }
 
 impl Sleeper {
-    /// `frozen`: a former run of the agent froze the pod.
+    /// `frozen`: a former run of the agent froze the pod. Called within a tokio
+    /// runtime.
     pub(crate) fn new(
         about: About,
         rules: Rules,
@@ -75,6 +83,8 @@ impl Sleeper {
             machine: Mutex::new(Machine::new(frozen, Instant::now())),
             learned,
             waking: Mutex::new(None),
+            paged_bytes: AtomicU64::new(0),
+            tasks: Handle::current(),
             missed: Mutex::new(None),
             changed: Notify::new(),
             on_change,
@@ -101,7 +111,7 @@ impl Sleeper {
     }
 
     /// The first packet came: on the thread that saw it.
-    pub(super) fn packet(&self, sleep: &Sleep) {
+    pub(super) fn packet(self: &Arc<Self>, sleep: &Sleep) {
         let begun = Instant::now();
         if self.wake(sleep, Reason::Packet) {
             sleep.metrics().thawed(begun.elapsed());
@@ -109,8 +119,11 @@ impl Sleeper {
     }
 
     /// The pod sent its first data after a wake.
-    pub(super) fn answered(&self, sleep: &Sleep, took: Duration) {
+    pub(super) fn answered(self: &Arc<Self>, sleep: &Sleep, took: Duration) {
         let Some(from) = lock(&self.waking).take() else { return };
+        if from == Rung::PagedOut {
+            self.tasks.spawn(self.clone().record_working_set());
+        }
         sleep.metrics().answered(from, took);
         if let Some(policy) = &self.about.policy {
             sleep.reports().woke(policy, from, took);
@@ -122,7 +135,7 @@ impl Sleeper {
     }
 
     /// True if it slept.
-    fn wake(&self, sleep: &Sleep, reason: Reason) -> bool {
+    fn wake(self: &Arc<Self>, sleep: &Sleep, reason: Reason) -> bool {
         // The lock is held over the thaw, so that the next freeze comes after it.
         let mut machine = lock(&self.machine);
         let next = machine.disturbed(reason, Instant::now());
@@ -137,10 +150,33 @@ impl Sleeper {
     }
 
     /// Thaws if that is next; returns the change of rung that it was.
-    fn carry_out(&self, next: Next, machine: &Machine) -> Option<Change> {
+    fn carry_out(self: &Arc<Self>, next: Next, machine: &Machine) -> Option<Change> {
         let Next::Thaw(from) = next else { return None };
-        self.thaw();
+        if from == Rung::PagedOut {
+            // Milliseconds: other sleepers' packets must not wait for it.
+            let sleeper = self.clone();
+            self.tasks.spawn_blocking(move || sleeper.rise_from_swap());
+        } else {
+            self.thaw();
+        }
         machine.last().filter(|_| from.is_asleep())
+    }
+
+    /// Brings the pages back that a wake needs, then thaws. Blocks.
+    fn rise_from_swap(&self) {
+        if let Err(err) = self.runtime.bring_back(&self.about.sandbox) {
+            tracing::debug!(sandbox = %self.about.sandbox.0, err = %api::error::Chain(&err), "working set could not be brought back first");
+        }
+        self.thaw();
+        self.paged_bytes.store(0, Ordering::Relaxed);
+        lock(&self.machine).risen_from_swap(Instant::now());
+        self.changed.notify_one();
+    }
+
+    async fn record_working_set(self: Arc<Self>) {
+        if let Err(err) = self.runtime.record_working_set(&self.about.sandbox).await {
+            tracing::debug!(sandbox = %self.about.sandbox.0, err = %api::error::Chain(&err), "working set could not be recorded");
+        }
     }
 
     fn thaw(&self) {
@@ -161,7 +197,8 @@ impl Sleeper {
     }
 
     fn member(&self, rung: Rung) -> Member {
-        Member { rung, cpu_milli: self.about.cpu_milli, paged_bytes: 0 }
+        let paged_bytes = if rung == Rung::PagedOut { self.paged_bytes.load(Ordering::Relaxed) } else { 0 };
+        Member { rung, cpu_milli: self.about.cpu_milli, paged_bytes }
     }
 
     /// Keeps the pod awake until the guard is dropped; wakes it first.
@@ -198,7 +235,7 @@ impl Sleeper {
         }
     }
 
-    async fn live(&self, traffic: &dyn Traffic, sleep: &Sleep) {
+    async fn live(self: &Arc<Self>, traffic: &dyn Traffic, sleep: &Sleep) {
         let address = self.about.address;
         if let Err(err) = traffic.track(address) {
             tracing::warn!(%address, err = %api::error::Chain(&err), "a pod that wants to sleep stays awake");
@@ -206,6 +243,7 @@ impl Sleeper {
         }
         self.take_over(traffic, sleep);
         let mut work = WorkSeen::default();
+        let paging = self.rules.lowest >= Rung::PagedOut && sleep.paging(&self.runtime).await.is_ok();
         loop {
             let rung = self.rung();
             if rung == Rung::Hot {
@@ -218,7 +256,7 @@ impl Sleeper {
                 continue;
             }
             let now = Instant::now();
-            let step = ladder::down(rung, &self.rules, &lock(&self.learned), sleep.offers_paging(), now);
+            let step = ladder::down(rung, &self.rules, &lock(&self.learned), paging, now);
             let due = match step {
                 Some(step) if !warm => self.due(rung, step, traffic, now),
                 _ => None,
@@ -254,7 +292,7 @@ impl Sleeper {
 
     /// A pod that was frozen before this run: still watched for, or a packet
     /// came while nobody looked.
-    fn take_over(&self, traffic: &dyn Traffic, sleep: &Sleep) {
+    fn take_over(self: &Arc<Self>, traffic: &dyn Traffic, sleep: &Sleep) {
         if !self.rung().is_asleep() {
             return;
         }
@@ -266,7 +304,8 @@ impl Sleeper {
         }
     }
 
-    async fn descend(&self, step: Step, traffic: &dyn Traffic, sleep: &Sleep, work: &mut WorkSeen) {
+    /// One step down, or a reason to stay.
+    async fn descend(self: &Arc<Self>, step: Step, traffic: &dyn Traffic, sleep: &Sleep, work: &mut WorkSeen) {
         match step.to {
             Rung::Frozen => {
                 let risen = lock(&self.machine).risen();
@@ -276,12 +315,44 @@ impl Sleeper {
                     self.freeze(traffic, sleep).await;
                 }
             }
-            // Paging is not offered, so no step leads there.
-            _ => lock(&self.machine).not_deeper(Instant::now()),
+            _ => self.page_out(sleep).await,
         }
     }
 
-    async fn freeze(&self, traffic: &dyn Traffic, sleep: &Sleep) {
+    async fn page_out(self: &Arc<Self>, sleep: &Sleep) {
+        let sandbox = &self.about.sandbox;
+        let (changes, _) = self.changes();
+        let paged = match self.runtime.page_out(sandbox).await {
+            Ok(paged) => paged,
+            Err(err) => {
+                tracing::warn!(sandbox = %sandbox.0, err = %api::error::Chain(&err), "sandbox could not be paged out");
+                lock(&self.machine).not_deeper(Instant::now());
+                return;
+            }
+        };
+        match paged.end {
+            PageOutEnd::Complete => {}
+            PageOutEnd::Woken => return,
+            PageOutEnd::SwapFull => {
+                tracing::warn!(sandbox = %sandbox.0, "swap is full, a sleeper keeps its memory");
+                lock(&self.machine).not_deeper(Instant::now());
+                return;
+            }
+        }
+        let left = paged.resident_after_bytes + paged.held_in_bytes.unwrap_or(0);
+        let freed = paged.resident_before_bytes.saturating_sub(left);
+        lock(&self.learned).paged_out(freed, paged.resident_before_bytes, Instant::now());
+        self.paged_bytes.store(freed, Ordering::Relaxed);
+        let change = {
+            let mut machine = lock(&self.machine);
+            machine.deeper(Rung::PagedOut, changes, Instant::now()).then(|| machine.last()).flatten()
+        };
+        if let Some(change) = change {
+            self.moved(sleep, change);
+        }
+    }
+
+    async fn freeze(self: &Arc<Self>, traffic: &dyn Traffic, sleep: &Sleep) {
         if !lock(&self.machine).begin_freeze() {
             return;
         }

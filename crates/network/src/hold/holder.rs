@@ -106,8 +106,10 @@ impl Holder {
         self.shared.waiting().len()
     }
 
-    /// Before a transaction: what will be held once it is made.
+    /// Before a transaction: what will be held once it is made, and what will
+    /// neither be held nor served.
     pub(crate) fn prepare(&self, fates: &BTreeMap<Place, Fate>) {
+        self.shared.release(|waiting| waiting.turn_away(fates, Instant::now()));
         let mut waiting = self.shared.waiting();
         for service in waiting.prepare(fates) {
             (self.shared.on_held)(&service);
@@ -241,6 +243,7 @@ fn take_in(shared: &Shared, packet: &Queued<'_>) {
         // The rules sent it here although it carries the mark: they are not
         // ours.
         Step::GoOn if packet.mark & shared.mark != 0 => shared.decide(&[(packet.id, PacketVerdict::Drop)]),
+        Step::Drop => shared.decide(&[(packet.id, PacketVerdict::Drop)]),
         Step::GoOn => shared.let_go(&[(packet.id, packet.mark)]),
         Step::Wait { instead_of, tell } => {
             if let Some(older) = instead_of {

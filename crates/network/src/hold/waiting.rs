@@ -5,11 +5,16 @@ use super::packet::{Arrival, Connection, Place};
 use super::{HoldLimits, Released};
 use crate::pod::TransportProtocol;
 use client::ObjectKey;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
 #[cfg(test)]
 mod tests;
+
+/// Datagrams of one sender that wait at most: the opening of every usual
+/// protocol. More are dropped as on any way that is too narrow, for the sender
+/// is not refused.
+const DATAGRAMS_PER_FLOW: usize = 16;
 
 /// What the Services' table does with new connections to a place.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +39,8 @@ pub(super) enum Step {
     },
     /// It sees the rules once more and does not wait.
     GoOn,
+    /// Enough of its flow waits.
+    Drop,
 }
 
 /// A packet that goes on: what names it, and its mark.
@@ -56,6 +63,12 @@ struct Packet {
     bytes: usize,
 }
 
+/// The packets that wait for a connection: one if it is of TCP.
+struct Flow {
+    newest: u64,
+    packets: usize,
+}
+
 /// What is known of one Service's packets.
 #[derive(Default)]
 struct Line {
@@ -73,8 +86,7 @@ pub(super) struct Waiting {
     places: HashMap<Place, Option<ObjectKey>>,
     /// In order of arrival of their connections.
     packets: BTreeMap<u64, Packet>,
-    /// The packet that waits for a TCP connection.
-    connections: HashMap<Connection, u64>,
+    connections: HashMap<Connection, Flow>,
     lines: HashMap<Option<ObjectKey>, Line>,
     next: u64,
     bytes: usize,
@@ -113,16 +125,24 @@ impl Waiting {
         let Arrival { id, mark, connection, opens, bytes } = *arrival;
         // A place that is no longer held has other rules by now.
         let Some((place, owner)) = self.place(&connection).filter(|_| opens) else { return Step::GoOn };
-        if let Some(known) = self.connections.get(&connection).and_then(|serial| self.packets.get_mut(serial)) {
+        let flow = self.connections.get(&connection);
+        if let Some(flow) = flow.filter(|_| connection.protocol == TransportProtocol::Tcp.number())
+            && let Some(known) = self.packets.get_mut(&flow.newest)
+        {
             let older = std::mem::replace(&mut known.id, id);
             known.mark = mark;
             return Step::Wait { instead_of: Some(older), tell: None };
         }
+        let waiting = flow.map_or(0, |flow| flow.packets);
         let held = self.packets.len();
         let line = self.lines.entry(owner.clone()).or_default();
         let room = self.limits.packets_per_service.min(self.limits.packets.saturating_sub(held));
         let memory = self.limits.bytes.saturating_sub(self.bytes);
-        if line.packets >= room || line.bytes + bytes > memory {
+        let full = line.packets >= room || line.bytes + bytes > memory;
+        if waiting >= DATAGRAMS_PER_FLOW || full && waiting > 0 {
+            return Step::Drop;
+        }
+        if full {
             line.refused += 1;
             return Step::GoOn;
         }
@@ -132,9 +152,7 @@ impl Waiting {
         self.bytes += bytes;
         let serial = self.next;
         self.next += 1;
-        if connection.protocol == TransportProtocol::Tcp.number() {
-            self.connections.insert(connection, serial);
-        }
+        self.connections.insert(connection, Flow { newest: serial, packets: waiting + 1 });
         let tell = owner.clone().filter(|_| first);
         self.packets.insert(serial, Packet { id, mark, connection, place, owner, since: now, bytes });
         Step::Wait { instead_of: None, tell }
@@ -168,6 +186,24 @@ impl Waiting {
             packet.owner = Some(owner);
         }
         tell
+    }
+
+    /// Before the rules change: packets to places where new connections will be
+    /// refused, or that will be nobody's, are refused by the rules there are.
+    pub(super) fn turn_away<'a>(
+        &mut self,
+        fates: impl IntoIterator<Item = (&'a Place, &'a Fate)>,
+        now: Instant,
+    ) -> LetGo {
+        let refused =
+            fates.into_iter().filter(|(place, fate)| **fate == Fate::Refused && self.places.contains_key(place));
+        let refused: HashSet<_> = refused.map(|(place, _)| *place).collect();
+        if refused.is_empty() {
+            return LetGo::default();
+        }
+        let leaving = self.packets.iter().filter(|(_, packet)| refused.contains(&packet.place));
+        let leaving: Vec<_> = leaving.map(|(serial, _)| (*serial, false)).collect();
+        self.let_go(leaving, now)
     }
 
     /// After the rules changed: packets to places that are no longer held go
@@ -214,7 +250,12 @@ impl Waiting {
         let mut reports: BTreeMap<ObjectKey, Released> = BTreeMap::new();
         for (serial, served) in serials {
             let Some(packet) = self.packets.remove(&serial) else { continue };
-            self.connections.remove(&packet.connection);
+            if let Some(flow) = self.connections.get_mut(&packet.connection) {
+                flow.packets = flow.packets.saturating_sub(1);
+                if flow.packets == 0 {
+                    self.connections.remove(&packet.connection);
+                }
+            }
             self.bytes = self.bytes.saturating_sub(packet.bytes);
             let refused = forget(&mut self.lines, &packet);
             out.packets.push((packet.id, packet.mark));

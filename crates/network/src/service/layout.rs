@@ -130,7 +130,7 @@ impl Keyed {
 
     /// Maps of group numbers: the frontend's own endpoints, and all of the
     /// cluster's for clients that a local policy does not bind.
-    fn groups(self, cluster: bool) -> &'static str {
+    const fn groups(self, cluster: bool) -> &'static str {
         match (self, cluster) {
             (Self::Address, false) => "groups-of-frontends",
             (Self::Address, true) => "cluster-groups-of-frontends",
@@ -139,6 +139,17 @@ impl Keyed {
         }
     }
 }
+
+/// Maps in which a packet is looked up after another map has led it there. The
+/// kernel takes each lookup from the table as it is then: what a packet on its
+/// way may still come to has to outlive what led to it.
+pub(super) const LOOKED_UP_LATER: [&str; 5] = [
+    Keyed::Address.groups(false),
+    Keyed::Address.groups(true),
+    Keyed::NodePort.groups(false),
+    Keyed::NodePort.groups(true),
+    ENDPOINTS,
+];
 
 /// The frontends of both maps, as keys and as places.
 pub(super) const FRONTEND_MAPS: [&str; 2] = [FRONTENDS, NODE_PORTS];

@@ -12,7 +12,7 @@ use super::table::{Difference, Table};
 use crate::cidr::Cidr;
 use crate::hold::{Hold, HoldError, Holding, Place};
 use crate::netlink::conntrack::{self, Connection};
-use crate::netlink::nftables::{self, Batch, Family, Size};
+use crate::netlink::nftables::{self, Batch, Family, RuleSet, Set, Size};
 use crate::netlink::{NetlinkError, Protocol, Socket, namespace};
 use crate::pod::TransportProtocol;
 use api::error::Chain;
@@ -32,6 +32,9 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// Wait after the kernel refused a change, doubled each time up to the limit.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(30);
+/// How long elements that nothing leads to any more stay if no other change
+/// takes them away: longer than any packet is on its way through the rules.
+const REMOVAL_DELAY: Duration = Duration::from_secs(1);
 /// Changes taken into one transaction at most, so that a flood of changes does
 /// not keep the first one waiting.
 const CHANGES_PER_TRANSACTION: usize = 1000;
@@ -160,6 +163,8 @@ impl ServiceProxy {
 pub(super) struct Kernel {
     table: String,
     socket: Socket,
+    /// Elements that nothing leads to any more.
+    removals: BTreeMap<String, Set>,
 }
 
 /// Protocol number, address (any of the node's if absent) and port, with the
@@ -189,11 +194,12 @@ impl Kernel {
     pub(super) fn open(config: &ServiceProxyConfig) -> Result<Self, ServiceProxyError> {
         let socket = namespace::within(config.namespace.as_deref(), || Socket::open(Protocol::Netfilter))
             .map_err(|source| ServiceProxyError::Kernel { step: "reach the kernel's rules", source })?;
-        Ok(Self { table: config.table.clone(), socket })
+        Ok(Self { table: config.table.clone(), socket, removals: BTreeMap::new() })
     }
 
     /// Replaces the table in one transaction.
-    pub(super) fn replace(&mut self, rules: &nftables::RuleSet) -> Result<Size, NetlinkError> {
+    pub(super) fn replace(&mut self, rules: &RuleSet) -> Result<Size, NetlinkError> {
+        self.removals.clear();
         let batch = Batch::replace(Family::Ipv4, &self.table, rules);
         let size = batch.size();
         batch.commit(&mut self.socket)?;
@@ -212,11 +218,15 @@ impl Kernel {
         Ok(held)
     }
 
-    /// Applies a difference in one transaction, and forgets clients of
-    /// endpoints that are gone.
-    pub(super) fn update(&mut self, difference: &Difference, sticky: bool) -> Result<Size, NetlinkError> {
+    /// Applies a difference, and forgets clients of endpoints that are gone. One
+    /// transaction decides where packets go; if need be, one before it adds the
+    /// chains. What packets that are on their way may still come to is taken
+    /// away by the next one.
+    pub(super) fn update(&mut self, mut difference: Difference, sticky: bool) -> Result<Size, NetlinkError> {
+        let first = Batch::update(Family::Ipv4, &self.table, &RuleSet::default(), &difference.split_off_first());
+        let removals = difference.exchange_removals(std::mem::take(&mut self.removals));
         let mut batch = Batch::update(Family::Ipv4, &self.table, &difference.old, &difference.new);
-        let size = batch.size();
+        let (chains, rest) = (first.size(), batch.size());
         if sticky && !difference.gone.is_empty() {
             let found = nftables::elements(&mut self.socket, Family::Ipv4, &self.table, layout::AFFINITY_MAP, None)?;
             let stale = found.iter().filter(|element| {
@@ -227,8 +237,10 @@ impl Kernel {
                 batch.delete_elements(layout::AFFINITY_MAP, &[(&element.key, None)]);
             }
         }
+        first.commit(&mut self.socket)?;
         batch.commit(&mut self.socket)?;
-        Ok(size)
+        self.removals = removals;
+        Ok(Size { elements: chains.elements + rest.elements, rules: chains.rules + rest.rules })
     }
 
     /// Removes UDP connections that lead to endpoints that are gone.
@@ -335,6 +347,7 @@ impl Sync {
         let mut touched = BTreeSet::new();
         let mut retry = FIRST_RETRY;
         let mut failed = false;
+        let mut remove = false;
         loop {
             let mut more = |sync: &mut Self, touched: &mut BTreeSet<ObjectKey>| {
                 sync.note_wanted(touched);
@@ -352,7 +365,8 @@ impl Sync {
                 true
             };
             let busy = more(&mut self, &mut touched);
-            if failed || !touched.is_empty() || !self.applied && !busy {
+            if failed || remove || !touched.is_empty() || !self.applied && !busy {
+                remove = false;
                 let changes = std::mem::take(&mut touched);
                 // The kernel needs microseconds for a change, but many
                 // milliseconds to list its connections.
@@ -392,6 +406,7 @@ impl Sync {
                 Some(delta) = node_changes.next() => self.note_node(&delta, &mut touched),
                 () = self.other_wanted() => {}
                 () = tokio::time::sleep(retry), if failed => {}
+                () = tokio::time::sleep(REMOVAL_DELAY), if !self.kernel.removals.is_empty() => remove = true,
             }
         }
     }
@@ -477,7 +492,7 @@ impl Sync {
         let failed = |step| move |source| ServiceProxyError::Kernel { step, source };
         let size = if self.applied {
             self.applied = false;
-            self.kernel.update(&difference, sticky).map_err(failed("change the Services' rules"))?
+            self.kernel.update(difference, sticky).map_err(failed("change the Services' rules"))?
         } else {
             self.kernel.replace(&self.table.whole()).map_err(failed("write the Services' rules"))?
         };

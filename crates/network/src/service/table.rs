@@ -66,6 +66,40 @@ pub(super) struct Difference {
     pub(super) fates: BTreeMap<Place, Fate>,
 }
 
+impl Difference {
+    /// Takes out what must be there before the rest is changed: new chains. A
+    /// packet keeps to the rules as they were when it came, and takes each
+    /// lookup from the table as it is: a chain that came with the element that
+    /// leads to it would be empty for it.
+    pub(super) fn split_off_first(&mut self) -> RuleSet {
+        let fresh = self.new.chains.iter().filter(|(name, _)| !self.old.chains.contains_key(*name));
+        let fresh: BTreeMap<_, _> = fresh.map(|(name, chain)| (name.clone(), chain.clone())).collect();
+        self.old.chains.extend(fresh.clone());
+        RuleSet { sets: BTreeMap::new(), chains: fresh }
+    }
+
+    /// Takes out the removals that must wait until packets are done that an
+    /// element led on before the rest is changed, and takes in those that
+    /// waited until now.
+    pub(super) fn exchange_removals(&mut self, waited: BTreeMap<String, Set>) -> BTreeMap<String, Set> {
+        let mut waiting = BTreeMap::new();
+        for name in layout::LOOKED_UP_LATER {
+            let (Some(old), Some(new)) = (self.old.sets.get_mut(name), self.new.sets.get(name)) else { continue };
+            let (going, staying): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                std::mem::take(&mut old.elements).into_iter().partition(|(key, _)| !new.elements.contains_key(key));
+            old.elements = staying;
+            if !going.is_empty() {
+                waiting.insert(name.to_owned(), Set { kind: old.kind.clone(), elements: going });
+            }
+        }
+        for (name, mut set) in waited {
+            self.new.sets.entry(name.clone()).or_insert_with(|| Set { kind: set.kind.clone(), ..Set::default() });
+            self.old.sets.entry(name).and_modify(|old| old.elements.append(&mut set.elements)).or_insert(set);
+        }
+        waiting
+    }
+}
+
 impl Table {
     pub(super) fn new(around: Surroundings) -> Self {
         Self {

@@ -22,6 +22,11 @@ const BATCH_COMMITS: usize = 1024;
 const BATCH_BYTES: u64 = 4 << 20;
 /// The encoding buffer is given back after a batch that made it larger, bytes.
 const KEPT_BUFFER_BYTES: usize = 1 << 20;
+/// After the disk was full it is looked whether a snapshot would give room once
+/// as many deletions have gone by as there were objects, divided by this.
+const OBJECTS_PER_DELETION: usize = 64;
+/// Free bytes that the new log and a snapshot's frames need besides entries.
+const NEW_LOG_BYTES: u64 = 3 << 20;
 /// Bytes that a commit's encoding takes at most besides keys and values, each
 /// write included: four of the commit, eight a write, and the frame's header.
 const COMMIT_OVERHEAD_BYTES: u64 = 64;
@@ -54,6 +59,11 @@ pub(super) struct Committer {
     pub(super) snapshot: Option<(Revision, JoinHandle<()>)>,
     pub(super) failed: Option<Arc<dyn std::error::Error + Send + Sync>>,
     pub(super) full: bool,
+    /// The disk was full since the last snapshot was done.
+    pub(super) starved: bool,
+    /// Deletions and refusals to come, while starved, before it is looked
+    /// whether a snapshot would give room.
+    pub(super) until_look: usize,
     pub(super) buffer: Vec<u8>,
 }
 
@@ -120,6 +130,11 @@ impl Committer {
             decided.push((stage.decide(&writes), answer));
         }
         let changes = stage.finish();
+        if self.starved {
+            // A refused write asks too: the last deletion may have come while a
+            // snapshot was under way.
+            self.until_look = self.until_look.saturating_sub(changes.len().max(1));
+        }
         if let (Some(first), Some(count)) = (changes.first(), u32::try_from(changes.len()).ok().filter(|n| *n > 0)) {
             let mut buffer = std::mem::take(&mut self.buffer);
             frame::begin(&mut buffer);
@@ -156,6 +171,7 @@ impl Committer {
             // Whatever kept it from being allocated, nothing is lost yet, and
             // deletions fit into what is allocated already.
             Err(error) => {
+                self.starved = true;
                 if !std::mem::replace(&mut self.full, true) {
                     tracing::error!(
                         file = %self.log.path.display(),
@@ -190,10 +206,29 @@ impl Committer {
         }
     }
 
+    /// After the disk was full: whether the files are mostly of what has been
+    /// deleted, so that a snapshot in their place gives room, and finds enough
+    /// itself.
+    fn would_give_room(&mut self) -> bool {
+        if !self.starved || self.until_look > 0 {
+            return false;
+        }
+        let entries = self.image.all();
+        self.until_look = 1 + entries.len() / OBJECTS_PER_DELETION;
+        let bytes = entries.iter().map(|entry| (entry.key.len() + entry.value.len()) as u64 + COMMIT_OVERHEAD_BYTES);
+        let bytes: u64 = bytes.sum();
+        let has = |found: io::Result<u64>, least: u64| found.is_ok_and(|found| found >= least);
+        has(self.directory.used_bytes(), 2 * bytes) && has(self.directory.free_bytes(), bytes + NEW_LOG_BYTES)
+    }
+
     /// Begins a new log and a snapshot for its start, if it is time.
     fn begin_log(&mut self) {
         let bytes = self.log.bytes();
-        if self.snapshot.is_some() || self.full || bytes < self.log_bytes.max(self.snapshot_bytes) {
+        if self.snapshot.is_some() {
+            return;
+        }
+        let due = !self.full && bytes >= self.log_bytes.max(self.snapshot_bytes);
+        if !due && !self.would_give_room() {
             return;
         }
         let at = self.image.current();
@@ -235,12 +270,14 @@ impl Committer {
         match outcome {
             Ok(Some(bytes)) => {
                 self.snapshot_bytes = bytes;
+                self.starved = self.full;
                 if let Err(error) = self.directory.remove_before(at) {
                     tracing::warn!(err = &error as &dyn std::error::Error, "old files stay until the next start");
                 }
             }
             Ok(None) => {}
             Err(error) => {
+                self.starved |= log::is_full(&error);
                 tracing::warn!(err = &error as &dyn std::error::Error, "no snapshot: the logs before it stay");
             }
         }

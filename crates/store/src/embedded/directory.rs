@@ -130,6 +130,17 @@ impl Directory {
         self.path.join(format!("{SNAPSHOT}{:020}", at.0))
     }
 
+    /// Bytes that the file system still gives to this process.
+    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        let found = rustix::fs::statvfs(&self.path)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
+    /// Bytes of all files.
+    pub(super) fn used_bytes(&self) -> io::Result<u64> {
+        fs::read_dir(&self.path)?.map(|entry| Ok(entry?.metadata()?.len())).sum()
+    }
+
     /// The name under which a file is written before it is whole.
     pub(super) fn unfinished(path: &Path) -> PathBuf {
         let mut name = path.as_os_str().to_owned();

@@ -22,6 +22,10 @@ const CHUNK_BYTES: u64 = 4 << 20;
 /// Allocated space beyond the end that only deletions may use, bytes. Room for
 /// about 10,000 of them.
 pub(super) const DELETE_RESERVE_BYTES: u64 = 1 << 20;
+/// The disk counts as full when a chunk would leave less than this, bytes: room
+/// for a snapshot of a small state and the log after it, by which deletions
+/// give back what the logs before them take.
+const KEPT_FREE_BYTES: u64 = 4 << 20;
 /// Buffer for reading, bytes.
 const READ_BYTES: usize = 1 << 20;
 
@@ -51,7 +55,9 @@ impl Log {
         let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
         let seal = Seal { identity: directory.identity, kind: Kind::Commits, file: start };
         let mut log = Self { file, path, seal, end: 0, allocated: 0 };
-        let made = log.reserve(0).and_then(|()| log.write_opening());
+        // What a full disk keeps free is meant for this.
+        let made = log.reserve(0).or_else(|_| log.allocate(2 * DELETE_RESERVE_BYTES));
+        let made = made.and_then(|()| log.write_opening());
         if let Err(error) = made.and_then(|()| std::fs::rename(&unfinished, &log.path)) {
             std::fs::remove_file(&unfinished)?;
             return Err(error);
@@ -88,6 +94,16 @@ impl Log {
             return Ok(());
         }
         let target = needed.next_multiple_of(CHUNK_BYTES);
+        // A file system that does not say how much it has is asked for it.
+        let free =
+            rustix::fs::fstatvfs(&self.file).map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize));
+        if free < (target - self.allocated).saturating_add(KEPT_FREE_BYTES) {
+            return Err(Errno::NOSPC.into());
+        }
+        self.allocate(target)
+    }
+
+    fn allocate(&mut self, target: u64) -> io::Result<()> {
         let extent = target - self.allocated;
         match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), self.allocated, extent) {
             Ok(()) => {}

@@ -189,6 +189,16 @@ fn a_scale_down_waits_for_the_window_and_says_so() {
 }
 
 #[test]
+fn a_clock_that_is_set_moves_no_window() {
+    let mut case = Case::new(4, value(100));
+    case.look(0);
+    case.now.wall += SignedDuration::from_hours(24);
+    assert_eq!(case.look(100).status.desired_replicas, 4);
+    case.now.wall -= SignedDuration::from_hours(48);
+    assert_eq!(case.look(201).status.desired_replicas, 1);
+}
+
+#[test]
 fn the_limits_count_without_metrics() {
     let mut case = Case::new(1, down()).limits(3, 5);
     let report = case.look(0);

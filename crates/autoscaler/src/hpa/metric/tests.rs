@@ -138,6 +138,9 @@ fn an_external_metric_is_the_sum_of_its_series() {
     let share = evaluate_with(2, external(json!({"type": "AverageValue", "averageValue": "100"})), &answer).unwrap();
     assert_eq!((share.replicas, share.name), (3, name));
     assert_eq!(current(&share.status), json!({"averageValue": "125"}));
+    let all = Answer::Values(Ok(vec![i64::MAX, i64::MAX]));
+    let share = evaluate_with(2, external(json!({"type": "AverageValue", "averageValue": "1"})), &all).unwrap();
+    assert_eq!((share.replicas, current(&share.status)), (i32::MAX, json!({"averageValue": "9223372036854775807m"})));
 }
 
 #[test]

@@ -41,7 +41,8 @@ fn node(holding: Option<Hold>, held_since: Option<i64>) -> SleeperNode {
 
 fn in_phase(mut facts: Facts, phase: Phase, since: i64, hold: Option<Hold>, node: SleeperNode) -> Facts {
     let services = facts.services.clone();
-    facts.asleep = Some(Asleep { phase, since: at(since), hold, replicas: 1, services, nodes: vec![node] });
+    facts.asleep =
+        Some(Asleep { phase, since: at(since), reason: String::new(), hold, replicas: 1, services, nodes: vec![node] });
     facts
 }
 
@@ -184,5 +185,14 @@ fn wakes_from_zero_that_miss_the_objective_keep_it_above_zero_for_a_day() {
     facts.asleep.as_mut().expect("a sleeper").nodes[0].wakes = wakes;
     assert_eq!(plan(&facts).steps, []);
     facts.now = at(201 + 24 * 60 * 60);
+    assert!(!plan(&facts).steps.is_empty());
+}
+
+#[test]
+fn where_nodes_cannot_hold_the_way_down_is_not_tried_at_once_again() {
+    let mut facts = in_phase(frozen(1000), Phase::Awake, 900, None, node(None, None));
+    facts.asleep.as_mut().expect("a sleeper").reason = "NotHeld".into();
+    assert_eq!(plan(&facts).again, Some(Duration::from_secs(500)));
+    facts.now = at(1500);
     assert!(!plan(&facts).steps.is_empty());
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use containers::runtime::{Protocol, SandboxConfig, SandboxId, SandboxNetwork};
 use dns::{Dns, DnsConfig};
 use network::activity::Activity;
+use network::hold::HeldSleepers;
 use network::pod::{HostPort, PodNetwork, PodNetworkError, TransportProtocol};
 use network::service::{ServiceLoadBalancers, ServiceProxy};
 use tokio::sync::watch;
@@ -101,8 +102,10 @@ pub(super) async fn start(
     let proxy =
         ServiceProxy::new(node.control.part("system:kube-proxy"), networks.service_proxy(node.instance, node.name));
     let proxy = proxy.map_err(UpError::start("Services"))?;
+    let (sleepers, holding) = HeldSleepers::new(node.client.clone(), node.name);
+    let proxy = proxy.holding(holding);
     let balancers = ServiceLoadBalancers::new(node.control.part("system:darter:service-lb"));
-    let (first, second) = (shutdown.clone(), shutdown.clone());
+    let (first, second, third) = (shutdown.clone(), shutdown.clone(), shutdown.clone());
     parts.spawn(async move {
         proxy.run(first).await;
         "Services"
@@ -110,6 +113,10 @@ pub(super) async fn start(
     parts.spawn(async move {
         balancers.run(second).await;
         "Services' outside addresses"
+    });
+    parts.spawn(async move {
+        sleepers.run(third).await;
+        "held Services"
     });
     start_dns(node, gateway, shutdown, parts).await
 }

@@ -86,6 +86,27 @@ fn the_newest_segment_of_a_connection_waits_with_the_first_ones_deadline() {
 }
 
 #[test]
+fn a_sender_of_many_datagrams_is_not_refused_and_leaves_room_for_others() {
+    let now = Instant::now();
+    let udp = Place { protocol: 17, ..place(1) };
+    let limits = HoldLimits { packets_per_service: 20, ..HoldLimits::default() };
+    let mut waiting = waiting(limits, &[(udp, Fate::Held(service("a")))]);
+    for id in 0..40 {
+        let step = waiting.arrive(&arrival(id, 1, udp), now);
+        assert_eq!(step == Step::Drop, id >= 16, "{id}: {step:?}");
+    }
+    for client in 2..6 {
+        assert_eq!(waiting.arrive(&arrival(100, client, udp), now), waits(None));
+    }
+    // The line is full: who waits is not refused, a new one is.
+    assert_eq!(waiting.arrive(&arrival(101, 5, udp), now), Step::Drop);
+    assert_eq!(waiting.arrive(&arrival(102, 6, udp), now), Step::GoOn);
+    let gone = settle(&mut waiting, udp, Fate::Served, now);
+    assert_eq!((gone.packets.len(), gone.reports[0].1.refused), (20, 1));
+    assert!(waiting.connections.is_empty() && waiting.lines.is_empty());
+}
+
+#[test]
 fn a_segment_that_opens_nothing_does_not_wait() {
     let mut waiting = waiting(HoldLimits::default(), &[held(1, "a")]);
     let stray = Arrival { opens: false, ..arrival(1, 1, place(1)) };
@@ -121,6 +142,20 @@ fn however_many_services_are_flooded_the_next_finds_room() {
         }
     }
     assert_eq!(waiting.arrive(&arrival(id + 1, 0, place(9)), now), waits(Some("s9")));
+}
+
+#[test]
+fn the_memory_of_packets_is_bounded_too() {
+    let now = Instant::now();
+    let limits = HoldLimits { bytes: 1000, ..HoldLimits::default() };
+    let mut waiting = waiting(limits, &[held(1, "a"), held(2, "b")]);
+    let big = |id, place| Arrival { bytes: 400, ..arrival(id, 1, place) };
+    assert_eq!(waiting.arrive(&big(1, place(1)), now), waits(Some("a")));
+    // More than is left for the others.
+    let second = Arrival { connection: arrival(2, 2, place(1)).connection, ..big(2, place(1)) };
+    assert_eq!(waiting.arrive(&second, now), Step::GoOn);
+    assert_eq!(waiting.arrive(&big(3, place(2)), now), waits(Some("b")));
+    assert_eq!(waiting.bytes, 800);
 }
 
 #[test]

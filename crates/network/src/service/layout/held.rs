@@ -2,6 +2,7 @@
 //! end there, and which frontends lead to one. Who takes packets out of the
 //! queue, and when, is not said here.
 
+use super::super::plan::{Endpoints, PlannedPort};
 use super::{
     A, Contribution, Entrance, HoldQueue, Keyed, PlannedService, REJECT, Reach, Surroundings, goto, in_range, source,
 };
@@ -9,6 +10,8 @@ use crate::hold::Hold;
 use crate::netlink::expression::{End, Expression, Meta, Verdict};
 use crate::netlink::nftables::Chain;
 use crate::pod::TransportProtocol;
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 /// What the names of chains that end in the queue begin with.
 const HOLDING: &str = "hold-";
@@ -94,15 +97,22 @@ impl Contribution {
             Reach::ExternalLocal if served && endpoints.local.is_empty() => self.add_held_inside(around, chain),
             _ => chain.to_owned(),
         };
-        if served {
-            // A packet that is on its way to an endpoint while the transaction
-            // is made must find the rest of it: one lookup may be older than
-            // the next.
-            self.set_groups(entrance);
+        if !served {
+            self.add_chains_of_first_endpoint(entrance, around);
         }
         self.lead(entrance, chain);
         // Those that are let out of the queue and find no endpoint.
         self.refuse(entrance, Verdict::Goto(REJECT.into()));
+    }
+
+    /// Has the chains ready to which the frontend leads with its first endpoint,
+    /// so that it takes no other transaction.
+    fn add_chains_of_first_endpoint(&mut self, entrance: &Entrance<'_>, around: &Surroundings) {
+        let one = BTreeSet::from([(Ipv4Addr::UNSPECIFIED, 0)]);
+        let port = PlannedPort { endpoints: Endpoints { cluster: one.clone(), local: one }, ..entrance.port.clone() };
+        let mut then = Self::default();
+        then.add_frontend(&Entrance { port: &port, key: entrance.key.clone(), ..*entrance }, around);
+        self.chains.extend(then.chains);
     }
 
     /// Clients from outside get no endpoint here and do not wait for one.

@@ -11,7 +11,7 @@ use client::{Delta, ObjectKey};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread::ScopedJoinHandle;
@@ -31,6 +31,32 @@ struct Proxy {
     released: Receiver<(ObjectKey, Released, Instant)>,
 }
 
+/// What the proxy calls.
+pub(super) struct Calls {
+    pub(super) held: Receiver<(ObjectKey, Instant)>,
+    pub(super) released: Receiver<(ObjectKey, Released, Instant)>,
+}
+
+/// The proxy's end of everything, and the test's.
+pub(super) fn holding(limits: HoldLimits) -> (Holding, watch::Sender<Arc<Holds>>, watch::Receiver<Arc<Holds>>, Calls) {
+    let (want, wanted) = watch::channel(Arc::default());
+    let (apply, applied) = watch::channel(Arc::default());
+    let (tell_held, held) = mpsc::channel();
+    let (tell_released, released) = mpsc::channel();
+    let holding = Holding {
+        wanted,
+        applied: apply,
+        on_held: Arc::new(move |service| {
+            let _nobody_listens = tell_held.send((service.clone(), Instant::now()));
+        }),
+        on_released: Arc::new(move |service, released| {
+            let _nobody_listens = tell_released.send((service.clone(), released, Instant::now()));
+        }),
+        limits,
+    };
+    (holding, want, applied, Calls { held, released })
+}
+
 fn key() -> ObjectKey {
     ObjectKey::new("n", "s")
 }
@@ -42,26 +68,13 @@ fn holds(hold: Option<Hold>) -> Holds {
 impl Proxy {
     fn new(node: &Netns, limits: HoldLimits) -> Self {
         let config = config(node);
-        let (want, wanted) = watch::channel(Arc::default());
-        let (apply, applied) = watch::channel(Arc::default());
-        let (tell_held, held) = mpsc::channel();
-        let (tell_released, released) = mpsc::channel();
-        let holding = Holding {
-            wanted,
-            applied: apply,
-            on_held: Arc::new(move |service| {
-                let _nobody_listens = tell_held.send((service.clone(), Instant::now()));
-            }),
-            on_released: Arc::new(move |service, released| {
-                let _nobody_listens = tell_released.send((service.clone(), released, Instant::now()));
-            }),
-            limits,
-        };
+        let (holding, wanted, applied, calls) = holding(limits);
         let queue = OpenQueue::open(&config).unwrap();
         let kernel = Kernel::open(&config).unwrap();
         let mut sync = Sync::new(config, kernel);
         sync.hold(queue, holding);
-        Self { sync, service: None, slice: None, node: "here", wanted: want, applied, held, released }
+        let Calls { held, released } = calls;
+        Self { sync, service: None, slice: None, node: "here", wanted, applied, held, released }
     }
 
     fn service(&mut self, spec: Value, status: Value) {
@@ -312,6 +325,26 @@ fn a_service_that_is_not_held_refuses_as_ever_and_so_does_one_let_go_without_end
 }
 
 #[test]
+fn clients_of_a_service_that_is_deleted_are_refused_at_once() {
+    let (world, mut proxy) = asleep(1, HoldLimits::default());
+    std::thread::scope(|scope| {
+        let asking = [ask(scope, &world.pods[0].0, "10.43.0.10:80"), ask(scope, &world.outside, "192.0.2.1:30080")];
+        until_waiting(&proxy, 2);
+        let before = Instant::now();
+        let mut touched = BTreeSet::new();
+        proxy.sync.note_service(&Delta::Deleted(proxy.service.take().unwrap()), &mut touched);
+        proxy.sync.apply(touched).unwrap();
+        for asking in asking {
+            let (answer, when) = asking.join().unwrap();
+            assert_eq!(answer.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+            assert!(when - before < Duration::from_millis(300), "{:?}", when - before);
+        }
+    });
+    assert_eq!(proxy.counts(), (0, 2));
+    assert!(proxy.applied.borrow_and_update().is_empty());
+}
+
+#[test]
 fn past_the_time_a_client_is_refused_and_the_next_is_reported_again() {
     let limits = HoldLimits { time: Duration::from_millis(300), ..HoldLimits::default() };
     let (world, proxy) = asleep(1, limits);
@@ -485,10 +518,14 @@ fn a_flood_leaves_the_queue_to_others() {
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let flood = scope.spawn(|| {
-            // Every datagram is a connection of its own: none is answered.
-            let socket = world.outside.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+            // Every datagram asks for a connection: none is answered.
+            let bind = |_| UdpSocket::bind("0.0.0.0:0").unwrap();
+            let sockets: Vec<_> = world.outside.run(|| (0..300).map(bind).collect());
             let mut sent = 0_u64;
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            for socket in sockets.iter().cycle() {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
                 let _refused = socket.send_to(b"x", "192.0.2.1:30053");
                 sent += 1;
             }
@@ -517,41 +554,117 @@ fn a_flood_leaves_the_queue_to_others() {
 }
 
 #[test]
+fn five_hundred_services_that_wake_at_once_answer_every_datagram() {
+    const SERVICES: u8 = 250;
+    let world = Fixture::new(4);
+    let mut proxy = Proxy::new(&world.node, HoldLimits::default());
+    let all: Vec<_> = [1, 2].iter().flat_map(|part| (1..=SERVICES).map(move |last| (*part, last))).collect();
+    let (mut touched, mut wanted) = (BTreeSet::new(), Holds::new());
+    for (part, last) in &all {
+        let name = format!("s-{part}-{last}");
+        let service: Service = serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "n"},
+            "spec": {"clusterIP": format!("10.43.{part}.{last}"), "ports": [{"port": 53, "protocol": "UDP"}]},
+        }))
+        .unwrap();
+        proxy.sync.note_service(&Delta::Added(Arc::new(service)), &mut touched);
+        wanted.insert(ObjectKey::new("n", name), Hold::WhenUnserved);
+    }
+    proxy.sync.apply(touched).unwrap();
+    proxy.want(wanted);
+    let sockets = world.pods[3].0.run(|| {
+        let connect = |(part, last): &(u8, u8)| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect((Ipv4Addr::new(10, 43, *part, *last), 53)).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket
+        };
+        all.iter().map(connect).collect::<Vec<_>>()
+    });
+    let before = Instant::now();
+    for socket in &sockets {
+        socket.send(b"hi").unwrap();
+    }
+    for _service in &all {
+        proxy.held.recv_timeout(PATIENCE).unwrap();
+    }
+    let heard = before.elapsed();
+    let mut touched = BTreeSet::new();
+    // One server's socket would not take so many at once.
+    for ((part, last), pod) in all.iter().zip([0, 1, 2].into_iter().cycle()) {
+        let name = format!("s-{part}-{last}");
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "n", "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4", "endpoints": [{"addresses": [world.pods[pod].1]}],
+            "ports": [{"port": 5353, "protocol": "UDP"}],
+        }))
+        .unwrap();
+        proxy.sync.note_slice(&Delta::Added(Arc::new(slice)), &mut touched);
+    }
+    let served = Instant::now();
+    proxy.sync.apply(touched).unwrap();
+    for socket in &sockets {
+        socket.recv(&mut [0; 64]).unwrap();
+    }
+    println!("{} services: all reported after {heard:?}, all answered {:?} later", all.len(), served.elapsed());
+    assert!(proxy.released.iter().take(all.len()).all(|(_, report, _)| (report.packets, report.refused) == (1, 0)));
+}
+
+#[test]
 fn going_to_sleep_and_waking_lose_no_connection_however_they_race() {
-    let (world, mut proxy) = asleep(4, HoldLimits::default());
-    // Without UDP: for that, connections are listed at each change.
+    race(|proxy, endpoint| {
+        proxy.serve(&[endpoint]);
+        proxy.want(holds(Some(Hold::Always)));
+        proxy.serve(&[]);
+        proxy.want(holds(Some(Hold::WhenUnserved)));
+    });
+}
+
+#[test]
+fn an_endpoint_that_comes_and_goes_loses_no_connection_of_a_held_service() {
+    race(|proxy, endpoint| {
+        proxy.serve(&[endpoint]);
+        proxy.serve(&[]);
+    });
+}
+
+/// Does this again and again while clients connect.
+fn race(turn: impl Fn(&mut Proxy, IpAddr)) {
+    const TURNS: usize = 1000;
+    let (world, mut proxy) = asleep(3, HoldLimits::default());
+    // Without UDP: for that, connections are listed when endpoints go.
     proxy.service(json!({"ports": [{"name": "web", "port": 80, "nodePort": 30080}]}), json!({}));
     let stop = std::sync::atomic::AtomicBool::new(false);
+    let Fixture { node, outside, pods, .. } = &world;
     std::thread::scope(|scope| {
-        let clients: Vec<_> = [(&world.pods[1].0, "10.43.0.10:80"), (&world.outside, "192.0.2.1:30080")]
-            .into_iter()
-            .chain([(&world.node, "10.43.0.10:80"), (&world.pods[2].0, "192.0.2.1:30080")])
-            .map(|(from, to)| {
-                let stop = &stop;
-                scope.spawn(move || {
-                    let mut slowest = Duration::ZERO;
-                    let mut asked = 0;
-                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                        let before = Instant::now();
-                        let answer = from.ask_tcp(at(to));
-                        let text =
-                            answer.unwrap_or_else(|e| panic!("{to}: {e} after {:?}, {asked} before", before.elapsed()));
-                        assert!(text.starts_with("a "), "{text}");
-                        slowest = slowest.max(before.elapsed());
-                        asked += 1;
-                    }
-                    (asked, slowest)
-                })
+        let clients: Vec<_> = [
+            // Each has a way of its own, or they would be taken for a flood.
+            (&pods[1].0, "10.43.0.10:80"),
+            (&pods[2].0, "10.42.0.1:30080"),
+            (outside, "192.0.2.1:30080"),
+            (node, "127.0.0.1:30080"),
+        ]
+        .into_iter()
+        .map(|(from, to)| {
+            let stop = &stop;
+            scope.spawn(move || {
+                let (mut asked, mut slowest) = (0, Duration::ZERO);
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let before = Instant::now();
+                    let answer = from.ask_tcp(at(to)).unwrap_or_else(|error| panic!("{to}: {error} after {asked}"));
+                    assert!(answer.starts_with("a "), "{to}: {answer}");
+                    slowest = slowest.max(before.elapsed());
+                    asked += 1;
+                }
+                (asked, slowest)
             })
-            .collect();
-        for _cycle in 0..1000 {
-            proxy.serve(&[world.pods[0].1]);
-            proxy.want(holds(Some(Hold::Always)));
-            proxy.serve(&[]);
-            proxy.want(holds(Some(Hold::WhenUnserved)));
+        })
+        .collect();
+        for _turn in 0..TURNS {
+            turn(&mut proxy, pods[0].1);
         }
-        proxy.serve(&[world.pods[0].1]);
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        proxy.serve(&[pods[0].1]);
         for client in clients {
             let (asked, slowest) = client.join().unwrap();
             println!("{asked} connections, slowest {slowest:?}");
