@@ -59,3 +59,20 @@ async fn rights_inside_reach_what_belongs_to_the_sandbox_and_no_further() {
     assert_eq!(std::fs::metadata(format!("/proc/{pid}")).unwrap().uid(), RANGE.first);
     machine.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_outlive_the_agent_and_are_the_machines_unless_asked_for() {
+    let machine = Machine::new().await;
+    let plain = machine.sandbox().await;
+    let (_, log) = machine.output(&plain, "tr -s ' ' < /proc/self/uid_map", |_| {}).await;
+    assert_eq!(log, " 0 0 4294967295\n");
+    let sandbox = machine.sandbox_with(|config| config.users = Some(RANGE)).await;
+    let id = machine.run(&sandbox, "sleep 1000", |_| {}).await;
+    let machine = machine.restart().await;
+    assert_eq!(machine.runtime.sandbox(&plain).await.unwrap().users, None);
+    assert_eq!(machine.runtime.sandbox(&sandbox).await.unwrap().users, Some(RANGE));
+    let script = "id -u; touch /tmp/f && stat -c %u /tmp/f".to_owned();
+    let inside = machine.runtime.exec_sync(&id, vec!["sh".into(), "-c".into(), script], None).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&inside.stdout), "0\n0\n");
+    machine.finish().await;
+}

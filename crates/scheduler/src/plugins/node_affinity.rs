@@ -93,7 +93,7 @@ impl Plugin for NodeAffinity {
     fn hint(&self, _view: View<'_>, pod: &Waiting<'_>, event: &Event) -> bool {
         let selection = &pod.class.shape.0.selection;
         let fits = |node: &NodeFacts| selection.matches(&node.name, &node.labels);
-        event.node().is_some_and(|(old, new)| fits(new) && !old.is_some_and(|old| fits(old)))
+        event.node().is_some_and(|(old, new)| fits(new) && !old.is_some_and(fits))
     }
 }
 
