@@ -13,7 +13,7 @@ use store::{Precondition, Range, Write};
 use crate::discovery::{KindRef, version_order};
 use crate::kinds_table::{Kind, SchemaRef, Subresource};
 use crate::object::{self, Meta, map_mut};
-use crate::openapi::Published;
+use crate::openapi::published::Published;
 use crate::pipeline::write::{self, Refused};
 use crate::resource::{Collection, Resource};
 use crate::state::Core;
@@ -69,7 +69,7 @@ pub(crate) async fn restore(core: &Core) -> Result<(), Status> {
 pub(crate) async fn establish(core: &Core, definition: &Value, stamp: &str) -> Result<(), Status> {
     let definitions = core.collection("apiextensions.k8s.io", "customresourcedefinitions")?;
     let key = definitions.key("", definition.name());
-    let conflict = conflict(core, definition);
+    let (names, conflict) = names(core, definition);
     for _ in 0..ATTEMPTS {
         let Some(current) = write::current(core, &key).await? else { return Ok(()) };
         let mut next = current.object;
@@ -90,14 +90,9 @@ pub(crate) async fn establish(core: &Core, definition: &Value, stamp: &str) -> R
             None => condition("Established", true, "InitialNamesAccepted", "the initial names have been accepted"),
             Some(_) => condition("Established", false, "NotAccepted", "not all names are accepted"),
         };
-        let names = if conflict.is_none() {
-            object::at(&next, "spec.names").clone()
-        } else {
-            json!({"plural": "", "kind": ""})
-        };
         let status = map_mut(&mut next, "status");
         status.insert("conditions".to_owned(), json!([accepted, established]));
-        status.insert("acceptedNames".to_owned(), names);
+        status.insert("acceptedNames".to_owned(), names.clone());
         let when = Precondition::ModifiedAt(current.entry.modified);
         match write::put(core, &definitions, Arc::clone(&key), &mut next, when).await {
             Ok(_) => {
@@ -111,39 +106,70 @@ pub(crate) async fn establish(core: &Core, definition: &Value, stamp: &str) -> R
     Err(Status::modified(&definitions.group_resource, definition.name()))
 }
 
-/// Reason and message if another kind of the group has one of the names.
-fn conflict(core: &Core, definition: &Value) -> Option<(&'static str, String)> {
+/// The names that a definition may have: all it asks for but those that
+/// another kind of the group has. With the reason and message of the last
+/// refusal.
+fn names(core: &Core, definition: &Value) -> (Value, Option<(&'static str, String)>) {
     let group = object::text(definition, "spec.group");
-    let names = object::at(definition, "spec.names");
-    let plural = names["plural"].as_str().unwrap_or_default();
+    let wanted = object::at(definition, "spec.names");
+    let plural = wanted["plural"].as_str().unwrap_or_default();
     let snapshot = core.catalog.snapshot();
     let others: Vec<&Arc<Resource>> = snapshot
         .values()
         .filter(|one| one.group() == group && one.collection.group_resource.resource != plural)
         .collect();
-    let singular = names["singular"].as_str().unwrap_or_default();
-    let short: Vec<&str> = names["shortNames"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    for other in &others {
-        let taken: Vec<&str> = [other.collection.singular.as_str(), other.collection.group_resource.resource.as_str()]
-            .into_iter()
-            .chain(other.row.short_names.iter().map(Cow::as_ref))
-            .collect();
-        if taken.contains(&singular) {
-            return Some(("SingularConflict", format!("\"{singular}\" is already in use")));
-        }
-        if let Some(name) = short.iter().find(|name| taken.contains(name)) {
-            return Some(("ShortNamesConflict", format!("\"{name}\" is already in use")));
-        }
-        let kind = names["kind"].as_str().unwrap_or_default();
-        if other.kind() == kind || other.list_kind == kind {
-            return Some(("KindConflict", format!("\"{kind}\" is already in use")));
-        }
-        let list_kind = names["listKind"].as_str().unwrap_or_default();
-        if other.kind() == list_kind || other.list_kind == list_kind {
-            return Some(("ListKindConflict", format!("\"{list_kind}\" is already in use")));
+    let resource_taken = |name: &str| {
+        others.iter().any(|other| {
+            other.collection.singular == name
+                || other.collection.group_resource.resource == name
+                || other.row.short_names.iter().any(|short| short == name)
+        })
+    };
+    let kind_taken = |name: &str| others.iter().any(|other| other.kind() == name || other.list_kind == name);
+    let mut accepted = json!({"plural": "", "kind": ""});
+    let mut refusal = None;
+    let refused = |name: &str| format!("\"{name}\" is already in use");
+    for (field, reason) in [("plural", "PluralConflict"), ("singular", "SingularConflict")] {
+        match wanted[field].as_str() {
+            Some(name) if resource_taken(name) => refusal = Some((reason, refused(name))),
+            Some(name) => accepted[field] = name.into(),
+            None => {}
         }
     }
-    None
+    let short: Vec<&str> = wanted["shortNames"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let taken: Vec<String> = short.iter().filter(|name| resource_taken(name)).map(|name| refused(name)).collect();
+    match taken.as_slice() {
+        [] if short.is_empty() => {}
+        [] => accepted["shortNames"] = json!(short),
+        [one] => refusal = Some(("ShortNamesConflict", one.clone())),
+        many => refusal = Some(("ShortNamesConflict", format!("[{}]", many.join(", ")))),
+    }
+    for (field, reason) in [("kind", "KindConflict"), ("listKind", "ListKindConflict")] {
+        match wanted[field].as_str() {
+            Some(name) if kind_taken(name) => refusal = Some((reason, refused(name))),
+            Some(name) => accepted[field] = name.into(),
+            None => {}
+        }
+    }
+    if !wanted["categories"].is_null() {
+        accepted["categories"] = wanted["categories"].clone();
+    }
+    (accepted, refusal)
+}
+
+/// A definition is gone: others of its group may have its names now.
+pub(crate) async fn reconsider(core: &Core, gone: &Value) -> Result<(), Status> {
+    let definitions = core.collection("apiextensions.k8s.io", "customresourcedefinitions")?;
+    let stamp = api::time::format(api::time::now());
+    for other in write::all(core, &definitions, "").await? {
+        let refused = object::items(&other.object, "status.conditions")
+            .iter()
+            .any(|one| one["type"] == "NamesAccepted" && one["status"] == "False");
+        if refused && object::at(&other.object, "spec.group") == object::at(gone, "spec.group") {
+            establish(core, &other.object, &stamp).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Deletes all objects of a definition, without asking their finalizers: the

@@ -62,7 +62,7 @@ pub struct Kind {
     /// Name of its definition in OpenAPI; empty for custom kinds.
     pub definition: Cow<'static, str>,
     /// What its definition says of it in OpenAPI; none for built-in kinds.
-    pub published: Option<Arc<crate::openapi::Published>>,
+    pub published: Option<Arc<crate::openapi::published::Published>>,
 }
 
 /// A subresource of a [`Kind`].

@@ -6,7 +6,7 @@ mod definitions;
 mod documents;
 mod operations;
 mod protobuf;
-mod published;
+pub mod published;
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,6 @@ use crate::kinds_table::Kind;
 use definitions::{Definitions, Style};
 pub(crate) use documents::Documents;
 use operations::Operations;
-pub use published::Published;
 
 /// `/openapi/v3`: every document with a hash of its content.
 pub fn v3_index(served: &Served) -> Document {

@@ -235,3 +235,43 @@ async fn rules_are_checked_when_a_definition_is_written() {
         assert_eq!((refused.code, refused.message()), (422, format!("{start}{message}")));
     }
 }
+
+#[tokio::test]
+async fn names_of_a_definition_that_goes_are_given_to_who_waits_for_them() {
+    let server = TestServer::start().await.expect("start");
+    let spec = json!({"type": "object"});
+    assert_eq!(post(&server, DEFINITIONS, &definition(&spec)).await.code, 201);
+    let mut second = definition(&spec);
+    second["metadata"]["name"] = "widgetz.example.com".into();
+    second["spec"]["names"]["plural"] = "widgetz".into();
+    assert_eq!(post(&server, DEFINITIONS, &second).await.code, 201);
+    let path = format!("{DEFINITIONS}/widgetz.example.com");
+    let status = get(&server, &path).await.json()["status"].clone();
+    assert_eq!(status["acceptedNames"], json!({"plural": "widgetz", "kind": ""}));
+    assert_eq!(status["conditions"][0]["reason"], "ListKindConflict");
+    let served = "/apis/example.com/v1/widgetz";
+    assert_eq!(get(&server, served).await.code, 404);
+    let first = format!("{DEFINITIONS}/widgets.example.com");
+    assert_eq!(send(&server, "DELETE", &first, &[], &Value::Null).await.code, 200);
+    let status = get(&server, &path).await.json()["status"].clone();
+    assert_eq!(status["conditions"][0]["status"], "True");
+    assert_eq!(get(&server, served).await.code, 200);
+}
+
+#[tokio::test]
+async fn objects_show_the_fields_of_the_version_that_is_asked_for() {
+    let server = TestServer::start().await.expect("start");
+    let version = |name: &str, storage: bool, fields: Value| {
+        json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema":
+            {"type": "object", "properties": {"spec": {"type": "object", "properties": fields}}}}})
+    };
+    let mut two = definition(&json!({}));
+    let (old, new) = (json!({"a": {"type": "integer"}}), json!({"a": {"type": "integer"}, "b": {"type": "integer"}}));
+    two["spec"]["versions"] = json!([version("v1", false, old), version("v2", true, new)]);
+    two["spec"]["versions"][0]["deprecated"] = true.into();
+    assert_eq!(post(&server, DEFINITIONS, &two).await.code, 201);
+    let object = json!({"apiVersion": "example.com/v2", "kind": "Widget", "metadata": {"name": "a"},
+        "spec": {"a": 1, "b": 2}});
+    assert_eq!(post(&server, "/apis/example.com/v2/namespaces/default/widgets", &object).await.code, 201);
+    assert_eq!(get(&server, &format!("{WIDGETS}/a")).await.json()["spec"], json!({"a": 1}));
+}

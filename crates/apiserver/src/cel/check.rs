@@ -131,7 +131,7 @@ impl Checker {
             return kind.clone();
         }
         if functions::type_value(name).is_some() {
-            return Type::Type;
+            return Type::Meta;
         }
         self.wrong(at, format!("undeclared reference to '{name}' (in container '')"))
     }

@@ -105,7 +105,7 @@ fn accepts(kind: &Type, value: &Val) -> bool {
         Type::Optional(_) => matches!(value, Val::Optional(_)),
         Type::Timestamp => matches!(value, Val::Timestamp(_)),
         Type::Duration => matches!(value, Val::Duration(_)),
-        Type::Bool | Type::Int | Type::Uint | Type::Double | Type::String | Type::Bytes | Type::Type => {
+        Type::Bool | Type::Int | Type::Uint | Type::Double | Type::String | Type::Bytes | Type::Meta => {
             kind.to_string() == value.type_name()
         }
         Type::Opaque(name) => *name == value.type_name(),

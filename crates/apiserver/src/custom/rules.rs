@@ -43,6 +43,31 @@ struct Rule {
     message_expression: Option<Program>,
 }
 
+/// A value, what it was before, and whether what surrounds it is as it was.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    value: &'a Value,
+    old: Option<&'a Value>,
+    parent_unchanged: bool,
+}
+
+impl<'a> Seen<'a> {
+    fn unchanged(&self) -> bool {
+        self.old.map_or(self.parent_unchanged, |old| old == self.value)
+    }
+
+    /// A value within this one.
+    fn below(&self, value: &'a Value, old: Option<&'a Value>, parent_unchanged: bool) -> Self {
+        Self { value, old: old.filter(|old| !old.is_null()), parent_unchanged }
+    }
+}
+
+/// What was found, and the work that is left.
+struct Report<'a> {
+    budget: i64,
+    errors: &'a mut Errors,
+}
+
 fn text<'a>(rule: &'a Value, field: &str) -> &'a str {
     rule[field].as_str().unwrap_or_default()
 }
@@ -146,54 +171,43 @@ impl Rules {
     /// Holds an object against the rules. A violation that was there before
     /// and that the change did not touch is let pass.
     pub(super) fn validate(&self, object: &Value, old: Option<&Value>, errors: &mut Errors) {
-        let mut budget = OBJECT_LIMIT;
-        self.value(object, old, false, &Path::ROOT, &mut budget, errors);
+        let mut report = Report { budget: OBJECT_LIMIT, errors };
+        self.value(Seen { value: object, old, parent_unchanged: false }, &Path::ROOT, &mut report);
     }
 
-    fn value(
-        &self,
-        value: &Value,
-        old: Option<&Value>,
-        parent_unchanged: bool,
-        path: &Path<'_>,
-        budget: &mut i64,
-        errors: &mut Errors,
-    ) {
-        if value.is_null() || *budget < 0 {
+    fn value(&self, seen: Seen<'_>, path: &Path<'_>, report: &mut Report<'_>) {
+        if seen.value.is_null() || report.budget < 0 {
             return;
         }
-        let old = old.filter(|old| !old.is_null());
-        let unchanged = || old.map_or(parent_unchanged, |old| old == value);
         if !self.rules.is_empty() {
-            self.here(value, old, unchanged(), path, budget, errors);
+            self.here(seen, path, report);
         }
         for rules in &self.all_of {
-            rules.value(value, old, parent_unchanged, path, budget, errors);
+            rules.value(seen, path, report);
         }
-        match value {
+        match seen.value {
             Value::Array(all) => {
                 let Some(rules) = &self.items else { return };
-                let unchanged = unchanged();
-                let before = old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+                let unchanged = seen.unchanged();
+                let before = seen.old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
                 for (index, item) in all.iter().enumerate() {
                     let same =
                         |one: &&Value| !self.keys.is_empty() && self.keys.iter().all(|key| one[key] == item[key]);
                     let old = before.iter().find(same);
-                    rules.value(item, old, unchanged, &path.index(index), budget, errors);
+                    rules.value(seen.below(item, old, unchanged), &path.index(index), report);
                 }
             }
             Value::Object(map) => {
-                let unchanged = unchanged();
+                let unchanged = seen.unchanged();
+                let before = |name: &str| seen.old.and_then(|old| old.get(name));
                 for (name, rules) in &self.properties {
                     if let Some(value) = map.get(name) {
-                        let old = old.and_then(|old| old.get(name));
-                        rules.value(value, old, unchanged, &path.child(name), budget, errors);
+                        rules.value(seen.below(value, before(name), unchanged), &path.child(name), report);
                     }
                 }
                 if let Some(rules) = &self.values {
                     for (name, value) in map {
-                        let old = old.and_then(|old| old.get(name));
-                        rules.value(value, old, unchanged, &path.key(name), budget, errors);
+                        rules.value(seen.below(value, before(name), unchanged), &path.key(name), report);
                     }
                 }
             }
@@ -202,19 +216,13 @@ impl Rules {
     }
 
     /// The rules about this value itself.
-    fn here(
-        &self,
-        value: &Value,
-        old: Option<&Value>,
-        unchanged: bool,
-        path: &Path<'_>,
-        budget: &mut i64,
-        errors: &mut Errors,
-    ) {
+    fn here(&self, seen: Seen<'_>, path: &Path<'_>, report: &mut Report<'_>) {
+        let Report { budget, errors } = report;
+        let (value, unchanged) = (seen.value, seen.unchanged());
         let kind = &self.schema["type"];
         let kind = if kind.is_null() { Value::from("") } else { kind.clone() };
         let current = cel::value_of(value, &self.schema, self.root);
-        let before = old.map(|old| cel::value_of(old, &self.schema, self.root));
+        let before = seen.old.map(|old| cel::value_of(old, &self.schema, self.root));
         for rule in &self.rules {
             if *budget <= 0 {
                 let detail =

@@ -96,7 +96,11 @@ fn check(value: &Value, schema: &Value, path: &Path<'_>, errors: &mut Errors, de
     match value {
         Value::String(text) => {
             lengths(text.chars().count(), schema, ("minLength", "maxLength"), path, value, errors);
-            if let Some(pattern) = schema["pattern"].as_str().filter(|pattern| !pattern.is_empty())
+            // Upstream says no more of a text whose length is wrong.
+            let count = text.chars().count() as u64;
+            let long = schema["maxLength"].as_u64().is_some_and(|most| count > most);
+            let short = schema["minLength"].as_u64().is_some_and(|least| count < least);
+            if let Some(pattern) = schema["pattern"].as_str().filter(|pattern| !pattern.is_empty() && !long && !short)
                 && !crate::cel::regex(pattern).is_ok_and(|pattern| pattern.is_match(text))
             {
                 errors.invalid(path, value, &format!("{path} in body should match '{pattern}'"));

@@ -68,10 +68,52 @@ pub(super) fn paths(kind: &Kind) -> Map<String, Value> {
         let served = subresource.is_none_or(|name| kind.subresource(name).is_some());
         if own && served {
             let rest = rest.replace(pattern.resource, &kind.resource);
-            out.insert(format!("{base}{rest}"), renamed(item, &pattern, kind));
+            let mut item = renamed(item, &pattern, kind);
+            as_custom(&mut item, kind, rest.contains("{name}"));
+            out.insert(format!("{base}{rest}"), item);
         }
     }
     out
+}
+
+/// In what operations of custom kinds differ from those of the pattern.
+fn as_custom(item: &mut Value, kind: &Kind, of_one: bool) {
+    let version = &kind.gvk.group_version;
+    for parameter in item["parameters"].as_array_mut().into_iter().flatten() {
+        if parameter["description"] == "name of the Scale" {
+            parameter["description"] = format!("name of the {}", kind.gvk.kind).into();
+        }
+    }
+    for verb in ["get", "put", "post", "delete", "patch"] {
+        let Some(operation) = item.get_mut(verb) else { continue };
+        operation["x-kubernetes-group-version-kind"] =
+            json!({"group": version.group, "version": version.version, "kind": kind.gvk.kind});
+        if let Some(text) = operation["description"].as_str().and_then(|text| text.strip_prefix("list or watch ")) {
+            operation["description"] = format!("list {text}").into();
+        }
+        for response in operation["responses"].as_object_mut().into_iter().flatten().map(|(_, response)| response) {
+            plain_content(response);
+        }
+        match verb {
+            "patch" => drop(operation["responses"].as_object_mut().map(|all| all.remove("201"))),
+            "delete" if !of_one => drop(operation.as_object_mut().map(|operation| operation.remove("requestBody"))),
+            _ => {}
+        }
+        if let Some(body) = operation.get_mut("requestBody") {
+            plain_content(body);
+        }
+    }
+}
+
+/// Media types that custom kinds speak.
+fn plain_content(of: &mut Value) {
+    let Some(content) = of.get_mut("content").and_then(Value::as_object_mut) else { return };
+    content.retain(|name, _| !name.contains("cbor") && !name.contains("stream=watch"));
+    if let Some(any) = content.remove("*/*") {
+        for name in ["application/json", "application/yaml"] {
+            content.insert(name.to_owned(), any.clone());
+        }
+    }
 }
 
 fn renamed(value: Value, pattern: &Pattern, kind: &Kind) -> Value {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use api::gvk::{GroupVersion, GroupVersionKind};
 use api::schema::Schema;
 
+use super::published::Published;
 use super::*;
 use crate::kinds_table::{SchemaRef, Subresource};
 
@@ -107,6 +108,13 @@ fn custom_kinds_join_the_documents() {
         json!({"group": "example.com", "version": "v1", "kind": "Widget"})
     );
     assert!(document["paths"].get("/apis/example.com/v1/namespaces/{namespace}/widgets/{name}/scale").is_none());
+    let media = |of: &Value| of["content"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let plain = ["application/json", "application/yaml"];
+    assert_eq!(media(&item["get"]["responses"]["200"]), plain);
+    assert_eq!(media(&item["put"]["requestBody"]), plain);
+    assert!(item["patch"]["responses"].get("201").is_none());
+    let list = &document["paths"]["/apis/example.com/v1/widgets"]["get"];
+    assert_eq!(list["description"], "list objects of kind Widget");
     let definition = &document["components"]["schemas"]["com.example.v1.Widget"];
     assert_eq!(definition["properties"]["spec"]["type"], "object");
     assert_eq!(definition["x-kubernetes-selectable-fields"], json!([{"fieldPath": "spec.color"}]));

@@ -276,6 +276,9 @@ async fn carry_out(
                         }
                         revision = removed.map_or(revision, |(_, revision)| revision);
                         core.hooks.deleted(core, collection, &current.object);
+                        if crate::custom::is_definition(collection) {
+                            crate::custom::reconsider(core, &current.object).await?;
+                        }
                     }
                     Err(Refused::Conflict) => {
                         // Whoever saw the mark first, such as the pod's node, may

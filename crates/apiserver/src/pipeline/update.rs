@@ -126,7 +126,15 @@ async fn attempt_once(
     if old.deleting() && finished(&new) {
         if !options.dry_run {
             match write::remove(core, key, when).await {
-                Ok(_) => core.hooks.deleted(core, collection, &new),
+                Ok(_) => {
+                    if crate::custom::is_definition(collection) {
+                        crate::custom::delete_instances(core, &new).await?;
+                    }
+                    core.hooks.deleted(core, collection, &new);
+                    if crate::custom::is_definition(collection) {
+                        crate::custom::reconsider(core, &new).await?;
+                    }
+                }
                 Err(refused) => return lost(refused, unconditional, call, target.name),
             }
         }

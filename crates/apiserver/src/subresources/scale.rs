@@ -82,6 +82,12 @@ fn apply(call: &Call, old: &Value, scale: &Value, paths: &Paths) -> Result<Value
     let replicas = object::at(scale, "spec.replicas").as_i64().unwrap_or(0);
     if replicas < 0 {
         let mut errors = crate::field::Errors::new();
+        if call.resource.custom {
+            let path = format!(".{}", paths.replicas);
+            errors.invalid(&crate::field::Path::new(&path), &replicas.into(), "should be a non-negative integer");
+            let resource = &call.resource;
+            return Err(Status::invalid(resource.group(), resource.kind(), &call.info.name, errors.into_causes()));
+        }
         let spec = crate::field::Path::new("spec");
         errors.invalid(&spec.child("replicas"), &replicas.into(), "must be greater than or equal to 0");
         return Err(Status::invalid("autoscaling", "Scale", &call.info.name, errors.into_causes()));
