@@ -49,7 +49,8 @@ fn relative(path: &Path) -> String {
 fn manifest(path: &Path, text: &str, tables: &tables::Tables, findings: &mut Vec<String>) {
     let file = relative(path);
     let Some(package) = path.parent().and_then(Path::file_name).and_then(|name| name.to_str()) else { return };
-    if file == "Cargo.toml" {
+    // A workspace of its own is a client under test; it is not built with us.
+    if file == "Cargo.toml" || text.lines().any(|line| line == "[workspace]") {
         return;
     }
     let mut section = "";
