@@ -29,7 +29,12 @@ fn world() -> World {
     let nginx = tools::layer("nginx", &["nginx", "libnginx-mod-stream"]);
     let redis = tools::layer("redis", &["redis-server"]);
     let serve = ["nginx", "-g", "daemon off;"];
-    open.push("library/nginx", "1", std::slice::from_ref(&nginx), json!({"Entrypoint": serve, "Env": ["PATH=/usr/sbin:/usr/bin"]}));
+    open.push(
+        "library/nginx",
+        "1",
+        std::slice::from_ref(&nginx),
+        json!({"Entrypoint": serve, "Env": ["PATH=/usr/sbin:/usr/bin"]}),
+    );
     open.push("library/redis", "8", &[redis], json!({"Cmd": ["redis-server"], "Env": ["PATH=/usr/bin"]}));
     let echo = echo_layer(folder.path());
     open.push("echoserver", "1.10", &[nginx, echo], json!({"Cmd": serve, "Env": ["PATH=/usr/sbin"]}));
