@@ -72,9 +72,11 @@ impl App {
     /// Waits until the pod is on the rung, and stays: the node tells of a change
     /// within a second.
     fn rung(&self, wanted: &str) {
-        let notes = "get pods -l app=web -o jsonpath={.items[*].metadata.annotations}";
         eventually(wanted, LIMIT, || {
-            let notes: Value = serde_json::from_str(&self.kubectl.ok(notes)).ok()?;
+            let pods: Value = serde_json::from_str(&self.kubectl.ok("get pods -l app=web -o json")).ok()?;
+            // Beside its successor, an ending pod still shows where it was.
+            let [pod] = pods["items"].as_array()?.as_slice() else { return None };
+            let notes = &pod["metadata"]["annotations"];
             let since: jiff::Timestamp = notes["elastic.darter.dev/rung-since"].as_str()?.parse().ok()?;
             let told = jiff::Timestamp::now().duration_since(since) > jiff::SignedDuration::from_millis(1500);
             (told && notes["elastic.darter.dev/rung"] == wanted).then_some(())
