@@ -171,6 +171,9 @@ fn begin(facts: &Facts, asleep: Option<&Asleep>) -> Plan {
         }
     }
     let Some(since) = asleep_since(facts) else { return Plan::default() };
+    // One that came back, or turned around on its way down, gets the whole time
+    // again: turning around costs writes, and must not be done in a circle.
+    let since = asleep.map_or(since, |asleep| since.max(asleep.since));
     let due = plus(since, policy.idle_after.saturating_mul(GONE_AFTER_IDLE_TIMES));
     if facts.now < due {
         return Plan::wait(due, facts.now);
@@ -279,6 +282,9 @@ fn awake(facts: &Facts, asleep: &Asleep) -> Plan {
     }
     if asleep.hold.is_some() {
         return Plan::steps(specify(facts, asleep, None));
+    }
+    if is_waited_for(asleep) {
+        return Plan::default();
     }
     begin(facts, Some(asleep))
 }

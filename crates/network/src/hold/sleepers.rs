@@ -43,6 +43,18 @@ impl Ear {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Everything heard; releases are given out once.
+    fn take(&self) -> BTreeMap<ObjectKey, Heard> {
+        let mut heard = self.lock();
+        let all = heard.iter_mut().map(|(service, one)| {
+            let given = Heard { held_since: one.held_since.clone(), released: std::mem::take(&mut one.released) };
+            (service.clone(), given)
+        });
+        let all = all.collect();
+        heard.retain(|_, one| one.held_since.is_some());
+        all
+    }
+
     fn held(&self, service: &ObjectKey) {
         self.lock().entry(service.clone()).or_default().held_since = Some(Time(api::time::now()));
         self.notify.notify_one();
@@ -128,11 +140,13 @@ impl HeldSleepers {
     async fn tell(&mut self, sleepers: &[Arc<Sleeper>]) -> bool {
         let mut writes = JoinSet::new();
         let mut good = true;
+        // What is told later than this is told by the next round.
+        let heard = self.ear.take();
         let known: Vec<ObjectKey> = sleepers.iter().map(|sleeper| ObjectKey::of(&**sleeper)).collect();
         self.told.retain(|key, _| known.contains(key));
         for (key, sleeper) in known.into_iter().zip(sleepers) {
             let before = self.told.entry(key.clone()).or_insert_with(|| found(sleeper, &self.node)).clone();
-            let entry = self.entry(sleeper, &before);
+            let entry = self.entry(sleeper, &before, &heard);
             if entry == before {
                 continue;
             }
@@ -145,10 +159,6 @@ impl HeldSleepers {
         while !writes.is_empty() {
             good &= self.written(writes.join_next().await);
         }
-        self.ear.lock().retain(|_, heard| {
-            heard.released.clear();
-            heard.held_since.is_some()
-        });
         good
     }
 
@@ -164,9 +174,8 @@ impl HeldSleepers {
     }
 
     /// What there is to say of a Sleeper now.
-    fn entry(&self, sleeper: &Sleeper, before: &SleeperNode) -> SleeperNode {
+    fn entry(&self, sleeper: &Sleeper, before: &SleeperNode, heard: &BTreeMap<ObjectKey, Heard>) -> SleeperNode {
         let applied = self.applied.borrow();
-        let heard = self.ear.lock();
         let keys: Vec<ObjectKey> = services(sleeper).collect();
         let first = keys.first().and_then(|key| applied.get(key)).copied();
         let same = keys.iter().all(|key| applied.get(key).copied() == first);

@@ -196,3 +196,13 @@ fn where_nodes_cannot_hold_the_way_down_is_not_tried_at_once_again() {
     facts.now = at(1500);
     assert!(!plan(&facts).steps.is_empty());
 }
+
+#[test]
+fn a_way_down_that_turned_around_is_not_begun_again_at_once() {
+    let mut facts = in_phase(frozen(1000), Phase::Awake, 990, None, node(None, None));
+    assert_eq!(plan(&facts).again, Some(Duration::from_secs(150)));
+    facts.now = at(1150);
+    assert!(!plan(&facts).steps.is_empty());
+    facts.asleep.as_mut().expect("a sleeper").nodes[0].held_since = Some(Time(at(1149)));
+    assert_eq!(plan(&facts), Plan::default(), "a client still waits");
+}
