@@ -125,11 +125,15 @@ impl Holder {
     /// waited: clients that repeat their packets are held anew.
     pub(crate) fn clear(&self) {
         let mut waiting = self.shared.waiting();
-        let lost: Vec<_> = waiting.clear().into_iter().map(|id| (id, PacketVerdict::Drop)).collect();
-        if !lost.is_empty() {
-            tracing::debug!(count = lost.len(), "held packets dropped with the rules that held them");
+        let lost = waiting.clear(Instant::now());
+        let verdicts: Vec<_> = lost.packets.iter().map(|(id, _)| (*id, PacketVerdict::Drop)).collect();
+        if !verdicts.is_empty() {
+            tracing::debug!(count = verdicts.len(), "held packets dropped with the rules that held them");
             // Should the kernel have kept some, they must not stay for ever.
-            self.shared.decide(&lost);
+            self.shared.decide(&verdicts);
+        }
+        for (service, released) in lost.reports {
+            (self.shared.on_released)(&service, released);
         }
     }
 }

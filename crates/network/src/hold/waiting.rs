@@ -236,13 +236,20 @@ impl Waiting {
     }
 
     /// The kernel dropped what waited, and all rules are those of now: gives
-    /// the packets, and forgets places without a Service.
-    pub(super) fn clear(&mut self) -> Vec<u32> {
+    /// the packets, and forgets places without a Service. The reports say that
+    /// nothing of their Services waits any more; a repetition is told anew.
+    pub(super) fn clear(&mut self, now: Instant) -> LetGo {
+        let all = self.packets.keys().map(|serial| (*serial, false)).collect();
+        let mut lost = self.let_go(all, now);
+        for (_, report) in &mut lost.reports {
+            // Dropped is not refused: the client repeats its packet.
+            report.refused = 0;
+        }
         self.places.retain(|_, owner| owner.is_some());
         self.connections.clear();
         self.lines.clear();
         self.bytes = 0;
-        std::mem::take(&mut self.packets).into_values().map(|packet| packet.id).collect()
+        lost
     }
 
     fn let_go(&mut self, serials: Vec<(u64, bool)>, now: Instant) -> LetGo {
