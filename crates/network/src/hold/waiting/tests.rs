@@ -180,7 +180,7 @@ fn a_table_written_anew_leaves_nothing_waiting_and_no_place_without_a_service() 
     let lost = waiting.clear(now);
     assert_eq!(lost.packets.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1]);
     let [(owner, report)] = &lost.reports[..] else { panic!("{:?}", lost.reports) };
-    assert_eq!((Some(owner.clone()), report.packets, report.refused), (service("a"), 0, 0), "nothing of it waits");
+    assert_eq!((owner.clone(), report.packets, report.refused), (service("a"), 0, 0), "nothing of it waits");
     assert_eq!((waiting.len(), waiting.bytes), (0, 0));
     assert_eq!(waiting.arrive(&arrival(2, 1, place(1)), now), waits(Some("a")));
     assert_eq!(waiting.arrive(&arrival(3, 1, place(2)), now), Step::GoOn);
