@@ -84,8 +84,10 @@ pub struct Holding {
     /// packets; once until some of them are let go or refused. Microseconds of
     /// work only.
     pub on_held: Arc<dyn Fn(&ObjectKey) + Send + Sync>,
-    /// Called after held packets were let go or refused, on the thread that did
-    /// it: the receiving one or one of the proxy's. Microseconds of work only.
+    /// Called after held packets were let go or refused, or were dropped because
+    /// all rules were written anew (neither number counts them), on the thread
+    /// that did it: the receiving one or one of the proxy's. Microseconds of
+    /// work only.
     pub on_released: Arc<dyn Fn(&ObjectKey, Released) + Send + Sync>,
     /// Bounds.
     pub limits: HoldLimits,
