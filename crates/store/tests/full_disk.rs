@@ -125,7 +125,7 @@ fn check(disk: &Path) {
             // The snapshot is written beside the commits.
             while put(&store, n).await.is_err() {
                 attempts += 1;
-                assert!(attempts < 100, "nothing was left, and after {n} objects there is no room");
+                assert!(attempts < 600, "nothing was left, and after {n} objects there is no room");
                 std::thread::sleep(std::time::Duration::from_millis(50));
             }
         }

@@ -38,6 +38,21 @@ pub struct Machine {
     pub runtime: Arc<EmbeddedRuntime>,
     pub dir: tempfile::TempDir,
     pub cgroup: String,
+    _swap: SwapLeft,
+}
+
+/// Swap belongs to the whole machine: a test that fails takes its own away, so
+/// that the next one does not fail of it.
+struct SwapLeft(PathBuf);
+
+impl Drop for SwapLeft {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Err(error) = containers::swap::remove(&self.0)
+        {
+            eprintln!("the test's swap stays: {error}");
+        }
+    }
 }
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -49,7 +64,8 @@ impl Machine {
         let dir = tempfile::tempdir().expect("temporary directory");
         let cgroup = format!("/darter-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let runtime = open(dir.path(), &cgroup).await;
-        let machine = Self { runtime, dir, cgroup };
+        let swap = SwapLeft(runtime.swap_config().state);
+        let machine = Self { runtime, dir, cgroup, _swap: swap };
         let archive = machine.dir.path().join("busybox.tar");
         docker_archive(&archive, IMAGE, &busybox_layer(), serde_json::json!({"Cmd": ["sh"], "Env": ["FROM=image"]}));
         machine.runtime.import_image(&archive).await.expect("import");
